@@ -1,0 +1,88 @@
+"""Configuration of Sphinx, https://www.sphinx-doc.org/en/master/usage/configuration.html."""
+
+import os
+import warnings
+from importlib.metadata import metadata
+
+# Set on the documentation server. Elsewhere nothing is fetched, so that the build works without a network.
+ONLINE = os.environ.get("SCDIFFUSION_DOCS_ONLINE") == "1"
+
+# It warns of Sphinx's future once per docstring.
+warnings.filterwarnings("ignore", module="sphinx_autodoc_typehints")
+
+# -- Project -------------------------------------------------------------------------------------
+
+info = metadata("scdiffusion")
+project = info["Name"]
+author = info["Author"]
+copyright = f"2026, {author}"
+version = release = info["Version"]
+repository_url = "https://github.com/scdiffusion/scdiffusion"
+
+# -- Sources -------------------------------------------------------------------------------------
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_autodoc_typehints",  # after napoleon
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxcontrib.bibtex",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+default_role = "literal"
+nitpicky = ONLINE  # names of other projects resolve only where their inventories can be fetched
+suppress_warnings = [
+    "sphinx_autodoc_typehints.forward_reference",  # annotations of dependencies
+    "sphinx_autodoc_typehints.guarded_import",
+]
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # notebooks are stored executed
+nb_merge_streams = True
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_numpy_docstring = True
+napoleon_use_ivar = True
+napoleon_use_rtype = False  # docstrings describe what is returned, annotations give the type
+typehints_defaults = "braces"
+always_use_bars_union = True
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+
+if ONLINE:
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+        "lightning": ("https://lightning.ai/docs/pytorch/stable/", None),
+        "matplotlib": ("https://matplotlib.org/stable/", None),
+        "mudata": ("https://mudata.readthedocs.io/stable/", None),
+        "numpy": ("https://numpy.org/doc/stable/", None),
+        "pandas": ("https://pandas.pydata.org/docs/", None),
+        "python": ("https://docs.python.org/3/", None),
+        "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
+        "scipy": ("https://docs.scipy.org/doc/scipy/", None),
+        "scvi": ("https://docs.scvi-tools.org/en/stable/", None),
+        "torch": ("https://docs.pytorch.org/docs/stable/", None),
+    }
+
+# -- Pages ---------------------------------------------------------------------------------------
+
+html_theme = "sphinx_book_theme"
+html_title = project
+html_static_path = ["_static"]
+html_theme_options = {
+    "repository_url": repository_url,
+    "use_repository_button": True,
+    "path_to_docs": "docs/",
+    "navigation_with_keys": False,
+}
+html_context = {"default_mode": "light"}
