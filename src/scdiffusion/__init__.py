@@ -1,3 +1,10 @@
 """Generate single cells that were never sequenced."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+from . import datasets
+from .model import SCDiffusion
+
+__all__ = ["SCDiffusion", "datasets"]
+
+__version__ = version("scdiffusion")

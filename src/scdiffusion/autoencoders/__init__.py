@@ -1,6 +1,7 @@
 """Autoencoders: from expression to latents and back."""
 
 from ._base import Autoencoder, autoencoders
+from ._components import count_components
 from ._counts import CountAutoencoder
 from ._likelihoods import CountLikelihood, CountParameters, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, likelihoods
 
@@ -13,5 +14,6 @@ __all__ = [
     "Poisson",
     "ZeroInflatedNegativeBinomial",
     "autoencoders",
+    "count_components",
     "likelihoods",
 ]

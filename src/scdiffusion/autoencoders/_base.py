@@ -6,10 +6,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from torch import Tensor
 
 from scdiffusion._registry import Registry
+
+from ._likelihoods import CountLikelihood, CountParameters
 
 autoencoders = Registry("autoencoder")
 
@@ -25,10 +26,13 @@ class Autoencoder(Protocol):
     ----------
     n_genes, n_latent
         Sizes of its two sides.
+    likelihood
+        What scores and draws the expression.
     """
 
     n_genes: int
     n_latent: int
+    likelihood: CountLikelihood
 
     def initialise(self, counts: sp.csr_matrix, rng: np.random.Generator) -> None:
         """Set data-dependent starting values; called once, before the first training step."""
@@ -36,15 +40,8 @@ class Autoencoder(Protocol):
     def encode(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, each `(n_cells, n_latent)`, from `(n_cells, n_genes)`."""
 
-    def loss(
-        self, counts: Tensor, latents: Tensor, batch: Tensor | None
-    ) -> Tensor:
+    def loss(self, counts: Tensor, latents: Tensor, batch: Tensor | None) -> Tensor:
         """Reconstruction loss of each cell, `(n_cells,)`."""
 
-    def expected(self, latents: Tensor, library_size: Tensor, batch: Tensor | None) -> Tensor:
-        """Expected expression, `(n_cells, n_genes)`."""
-
-    def draw(
-        self, latents: Tensor, library_size: Tensor, batch: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw expression as sorted non-zero entries: rows, columns and values."""
+    def parameters_of(self, latents: Tensor, library_size: Tensor, batch: Tensor | None) -> CountParameters:
+        """Distribution of the expression of each cell and gene, to score and to draw from."""

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
 # Share of a component's variance that must come back as signal in cells it was not fitted on.
-_LEAST_SIGNAL = 0.35
+_LEAST_SIGNAL = 0.3
 
 
 def normalise(counts: sp.csr_matrix, scale: float) -> sp.csr_matrix:

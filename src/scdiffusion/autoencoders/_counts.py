@@ -185,22 +185,6 @@ class CountAutoencoder(nn.Module):
         parameters = self.parameters_of(latents, counts.sum(1), batch)
         return -self.likelihood.log_prob(rows, columns, counts[rows, columns], parameters)
 
-    def expected(self, latents: Tensor, library_size: Tensor, batch: Tensor | None = None) -> Tensor:
-        """Expected counts, `(n_cells, n_genes)`."""
-        p = self.parameters_of(latents, library_size, batch)
-        mean = p.log_rate.exp()
-        return mean if p.zero_logits is None else mean * torch.sigmoid(-p.zero_logits)
-
-    def draw(
-        self,
-        latents: Tensor,
-        library_size: Tensor,
-        batch: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw counts as sorted non-zero entries: rows, columns and counts, each `(n_nonzero,)`."""
-        return self.likelihood.draw(self.parameters_of(latents, library_size, batch), generator)
-
 
 def _hidden_layers(n_hidden: int, n_layers: int, dropout: float) -> nn.Sequential:
     layers: list[nn.Module] = []

@@ -34,6 +34,20 @@ class CountParameters:
     log_dispersion: Tensor | None = None
     zero_logits: Tensor | None = None
 
+    @property
+    def mean(self) -> Tensor:
+        """Expected counts, `(n_cells, n_genes)`."""
+        rate = self.log_rate.exp()
+        return rate if self.zero_logits is None else rate * torch.sigmoid(-self.zero_logits)
+
+    def head(self, n_cells: int) -> CountParameters:
+        """The parameters of the first cells."""
+
+        def take(values: Tensor | None) -> Tensor | None:
+            return values if values is None or len(values) == 1 < len(self.log_rate) else values[:n_cells]
+
+        return CountParameters(self.log_rate[:n_cells], take(self.log_dispersion), take(self.zero_logits))
+
     def at(self, rows: Tensor, columns: Tensor) -> CountParameters:
         """The parameters of single entries, each `(n_entries,)`."""
 

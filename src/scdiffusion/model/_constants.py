@@ -1,0 +1,10 @@
+"""Names under which things are stored."""
+
+
+class Key:
+    """Where the model keeps its data in AnnData and in its registry."""
+
+    COUNTS = "X"
+    CONDITIONS = "scdiffusion_conditions"
+    LATENT = "X_scdiffusion"
+    PROVENANCE = "scdiffusion"

@@ -1,0 +1,178 @@
+"""The networks of a model and how they fit together, in tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor
+
+from scdiffusion.autoencoders import CountParameters, autoencoders
+from scdiffusion.diffusion import DiffusionProcess, Sampler
+from scdiffusion.networks import condition_encoders, denoisers
+
+# Cells decoded together. Matrix products of one fixed shape treat each row alike, whatever stands in the others.
+DECODING_BLOCK = 256
+
+
+class SCDiffusionModule(BaseModuleClass):
+    """Autoencoder, standardisation of the latents, and diffusion of the standardised latents and log library size.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes.
+    n_categories
+        Number of categories of each condition key, the batch last where there is one.
+    n_batches
+        Number of batches; 0 for none.
+    autoencoder_settings, process_settings, denoiser_settings
+        Keyword arguments of the three parts; `autoencoder_settings` holds the autoencoder's name too.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_categories: Sequence[int],
+        n_batches: int,
+        autoencoder_settings: dict[str, Any],
+        process_settings: dict[str, Any],
+        denoiser_settings: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        settings = dict(autoencoder_settings)
+        self.autoencoder = autoencoders.resolve(
+            settings.pop("autoencoder"), n_genes=n_genes, n_batches=n_batches, **settings
+        )
+        self.n_batches = n_batches
+        self.process = DiffusionProcess(**process_settings)
+        settings = dict(denoiser_settings)
+        conditions = condition_encoders.resolve(
+            settings.pop("condition_encoder"), n_categories=n_categories, n_hidden=settings["n_hidden"]
+        )
+        self.n_features = self.autoencoder.n_latent + 1
+        self.denoiser = denoisers.resolve(
+            settings.pop("denoiser"),
+            n_features=self.n_features,
+            condition_encoder=conditions,
+            n_timesteps=self.process.n_timesteps,
+            **settings,
+        )
+        self.register_buffer("feature_mean", torch.zeros(self.n_features))
+        self.register_buffer("feature_scale", torch.ones(self.n_features))
+
+    @torch.no_grad()
+    def set_standardisation(self, mean: Tensor, log_variance: Tensor, log_library: Tensor) -> None:
+        """Make posterior samples of the training cells and their log library sizes have mean 0 and variance 1.
+
+        Parameters
+        ----------
+        mean, log_variance
+            Posteriors of the training cells, `(n_cells, n_latent)`.
+        log_library
+            `(n_cells, 1)`.
+        """
+        variance = torch.cat([mean.var(0) + log_variance.exp().mean(0), log_library.var(0)])
+        self.feature_mean.copy_(torch.cat([mean.mean(0), log_library.mean(0)]))
+        self.feature_scale.copy_(variance.sqrt().clamp(min=1e-4))
+
+    def standardise(self, latents: Tensor, log_library: Tensor) -> Tensor:
+        """Latents and log library size as the diffusion sees them, `(n_cells, n_latent + 1)`."""
+        return (torch.cat([latents, log_library], 1) - self.feature_mean) / self.feature_scale
+
+    def decode(self, latents: Tensor, log_library: Tensor, batch: Tensor | None = None) -> CountParameters:
+        """Distribution of the expression of at most :data:`DECODING_BLOCK` cells, of which each is decoded alone.
+
+        Parameters
+        ----------
+        latents
+            Standardised latents, `(n_cells, n_latent)`.
+        log_library
+            Log library size in counts, `(n_cells,)`.
+        batch
+            Batch codes, `(n_cells,)`.
+        """
+        n_cells = len(latents)
+
+        def pad(values: Tensor) -> Tensor:
+            padded = values.new_zeros((DECODING_BLOCK, *values.shape[1:]))
+            padded[:n_cells] = values
+            return padded
+
+        unstandardised = latents * self.feature_scale[:-1] + self.feature_mean[:-1]
+        parameters = self.autoencoder.parameters_of(
+            pad(unstandardised), pad(log_library).exp(), None if batch is None else pad(batch)
+        )
+        return parameters.head(n_cells)
+
+    @auto_move_data
+    def sample(
+        self,
+        codes: Tensor,
+        sampler: Sampler,
+        n_steps: int | None,
+        generator: torch.Generator,
+        guide: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
+        """Draw standardised latents and log library sizes.
+
+        Parameters
+        ----------
+        codes
+            Condition codes, `(n_cells, n_keys)`; -1 where left to the model.
+        sampler, n_steps
+            The reverse process.
+        generator
+            Source of randomness on this module's device.
+        guide
+            `guide(denoise, x_t, t)` in place of `denoise(x_t, t, codes)`.
+
+        Returns
+        -------
+        `(n_cells, n_latent + 1)`.
+        """
+
+        def denoise(x_t: Tensor, t: Tensor, codes: Tensor = codes) -> Tensor:
+            return self.process.to_x0(self.denoiser(x_t, t, codes), x_t, t)
+
+        noise = torch.randn((len(codes), self.n_features), generator=generator, device=codes.device)
+        step = denoise if guide is None else lambda x_t, t: guide(denoise, x_t, t)
+        return sampler.sample(step, noise, self.process.schedule, n_steps, generator=generator)
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
+        return {"counts": tensors["X"]}
+
+    @auto_move_data
+    def inference(self, counts: Tensor) -> dict[str, Tensor]:
+        """Posterior of the latents of counts, `(n_cells, n_genes)`, before standardisation."""
+        mean, log_variance = self.autoencoder.encode(counts)
+        return {"mean": mean, "log_variance": log_variance, "library_size": counts.sum(1)}
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        return {
+            "latents": inference_outputs["mean"],
+            "library_size": inference_outputs["library_size"],
+            "batch": tensors.get("batch"),
+        }
+
+    @auto_move_data
+    def generative(self, latents: Tensor, library_size: Tensor, batch: Tensor | None = None) -> dict[str, Any]:
+        """Distribution of the counts given latents before standardisation."""
+        return {"px": self.autoencoder.parameters_of(latents, library_size, batch)}
+
+    def loss(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Any]
+    ) -> LossOutput:
+        """Evidence lower bound of the autoencoder with the latents at their means."""
+        counts = tensors["X"]
+        rows, columns = counts.nonzero(as_tuple=True)
+        reconstruction = -self.autoencoder.likelihood.log_prob(
+            rows, columns, counts[rows, columns], generative_outputs["px"]
+        )
+        mean, log_variance = inference_outputs["mean"], inference_outputs["log_variance"]
+        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
+        return LossOutput(loss=(reconstruction + divergence).mean(), reconstruction_loss=reconstruction, kl_local=divergence)

@@ -1,0 +1,255 @@
+"""How `SCDiffusion` is trained: cells split, stages run one after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from scdiffusion.model._constants import Key
+from scdiffusion.training import (
+    AutoencoderStage,
+    CountLoader,
+    DiffusionStage,
+    FixedLatents,
+    LatentLoader,
+    auto_precision,
+    fit_stage,
+)
+
+STAGES = ("autoencoder", "diffusion")
+_AUTOENCODER_EPOCHS = 100
+_LEAST_VALIDATION_CELLS = 20
+
+
+class TrainingMixin:
+    """Training of both stages on the registered cells."""
+
+    def train(
+        self,
+        max_epochs: int | Mapping[str, int] | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        precision: str | None = None,
+        train_size: float = 0.9,
+        early_stopping: bool = True,
+        autoencoder_kwargs: Mapping[str, Any] | None = None,
+        diffusion_kwargs: Mapping[str, Any] | None = None,
+        checkpoint_dir: str | Path | None = None,
+        logger: Any = None,
+        progress: bool = True,
+        rng: int = 0,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the autoencoder, then the diffusion of its latents.
+
+        Both stages stop when the loss of held-out cells no longer falls, and keep the weights that were best on them,
+        also when interrupted. Called again, training goes on from there.
+
+        Parameters
+        ----------
+        max_epochs
+            Most epochs of each stage, or of `{"autoencoder": ..., "diffusion": ...}`; 0 leaves a stage as it is. By
+            default as many as the number of cells calls for. An epoch is one pass over the training cells; it is cut
+            short for more than 400 minibatches, and repeats cells where there are few.
+        accelerator, devices
+            Where to train, as for :class:`~lightning.pytorch.Trainer`.
+        precision
+            As for :class:`~lightning.pytorch.Trainer`; by default `"bf16-mixed"` for the autoencoder where the
+            processor has instructions for it.
+        train_size
+            Share of cells to train on; the others are held out for early stopping.
+        early_stopping
+            Whether to stop before `max_epochs`.
+        autoencoder_kwargs
+            `batch_size` (128), `kl_weight` (0.5), `lr` (1e-3), `dispersion_lr` (1e-2), `weight_decay` (1e-4) and
+            `patience` (4 epochs).
+        diffusion_kwargs
+            `batch_size` (512), `condition_dropout` (0.15), `lr` (3e-3), `weight_decay` (1e-4), `ema_decay` (0.998) and
+            `patience` (15 epochs).
+        checkpoint_dir
+            Directory for a checkpoint after each epoch. Given again after a crash, training resumes from it.
+        logger
+            A Lightning logger to use beside the history.
+        progress
+            Whether to show progress bars.
+        rng
+            Seed of the split, the order of cells and all noise.
+        trainer_kwargs
+            Passed on to :class:`~lightning.pytorch.Trainer`, e.g. `gradient_clip_val`.
+
+        Returns
+        -------
+        None. Updates `history`: data frames by metric, `autoencoder_train_loss`, `autoencoder_validation_loss`,
+        `autoencoder_kl`, `diffusion_train_loss` and `diffusion_validation_loss`.
+
+        Raises
+        ------
+        ValueError
+            If the model has no data, or an argument is out of range.
+
+        Examples
+        --------
+        >>> import scdiffusion as scd
+        >>> adata = scd.datasets.pbmc68k_reduced()
+        >>> scd.SCDiffusion.setup_anndata(adata, layer="counts", condition_keys="bulk_labels")
+        >>> model = scd.SCDiffusion(adata)
+        >>> model.train(max_epochs=1, progress=False)
+        >>> sorted(model.history)[0]
+        'autoencoder_kl'
+        """
+        if self.adata is None:
+            raise ValueError("The model was loaded without data. Load it with load(dir, adata=adata) to train it further.")
+        if not 0 < train_size <= 1:
+            raise ValueError(f"train_size must be above 0 and at most 1; got {train_size!r}.")
+        self._validate_anndata(self.adata)
+        epochs = _read_epochs(max_epochs)
+        common: dict[str, Any] = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "checkpoint_dir": checkpoint_dir,
+            "logger": logger,
+            "progress": progress,
+            **trainer_kwargs,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(rng)
+            self._split_cells(train_size, np.random.default_rng(rng))
+            counts = self._counts()
+            if epochs["autoencoder"] != 0:
+                self._train_autoencoder(
+                    counts, epochs["autoencoder"], early_stopping, dict(autoencoder_kwargs or {}),
+                    {"precision": precision or auto_precision(accelerator), **common}, np.random.default_rng(rng),
+                )  # fmt: skip
+            if epochs["diffusion"] != 0:
+                self._train_diffusion(
+                    counts, epochs["diffusion"], early_stopping, dict(diffusion_kwargs or {}),
+                    {"precision": precision or "32-true", **common},
+                )  # fmt: skip
+
+    def _split_cells(self, train_size: float, rng: np.random.Generator) -> None:
+        """Choose the held-out cells, once for the life of the model."""
+        if self.train_indices_ is not None:
+            return
+        n_cells = self.adata.n_obs
+        n_validation = 0 if train_size == 1 else max(_LEAST_VALIDATION_CELLS, round((1 - train_size) * n_cells))
+        order = rng.permutation(n_cells)
+        self.validation_indices_ = np.sort(order[:n_validation])
+        self.train_indices_ = np.sort(order[n_validation:])
+        self.test_indices_ = np.empty(0, dtype=np.int64)
+
+    def _train_autoencoder(
+        self,
+        counts: sp.csr_matrix,
+        max_epochs: int | None,
+        early_stopping: bool,
+        settings: dict[str, Any],
+        trainer_kwargs: dict[str, Any],
+        rng: np.random.Generator,
+    ) -> None:
+        batch_size, patience = settings.pop("batch_size", 128), settings.pop("patience", 4)
+        batch = self._batch_codes()
+
+        def loader(cells: np.ndarray, *, shuffle: bool) -> CountLoader:
+            return CountLoader(counts[cells], None if batch is None else batch[cells], batch_size, shuffle=shuffle)
+
+        train = loader(self.train_indices_, shuffle=True)
+        validation = loader(self.validation_indices_, shuffle=False) if len(self.validation_indices_) else None
+        if "autoencoder_train_loss" not in (self.history_ or {}):
+            self.module.autoencoder.initialise(train.counts, rng)
+        stage = AutoencoderStage(self.module.autoencoder.train(), kl_weight=settings.pop("kl_weight", 0.5), **settings)
+        self._run(
+            stage, train, validation, max_epochs or _AUTOENCODER_EPOCHS, patience if early_stopping else None, trainer_kwargs
+        )
+
+    def _train_diffusion(
+        self,
+        counts: sp.csr_matrix,
+        max_epochs: int | None,
+        early_stopping: bool,
+        settings: dict[str, Any],
+        trainer_kwargs: dict[str, Any],
+    ) -> None:
+        batch_size, patience = settings.pop("batch_size", 512), settings.pop("patience", 15)
+        mean, log_variance, log_library = self._posteriors(counts)
+        cells = {
+            "train": torch.from_numpy(self.train_indices_), "validation": torch.from_numpy(self.validation_indices_)
+        }  # fmt: skip
+        train = cells["train"]
+        self.module.set_standardisation(mean[train], log_variance[train], log_library[train])
+        location = self.module.standardise(mean, log_library)
+        # The library size of a cell is observed: only the latents have a posterior.
+        scale = torch.cat([(0.5 * log_variance).exp(), torch.zeros_like(log_library)], 1) / self.module.feature_scale
+        codes = torch.from_numpy(self._condition_codes())
+        loader = LatentLoader(location[train], scale[train], codes[train], batch_size)
+        held_out = cells["validation"]
+        validation = None
+        if len(held_out):
+            validation = FixedLatents(
+                location[held_out], scale[held_out], codes[held_out], self.module.process.n_timesteps
+            )
+        epochs = max_epochs or math.ceil(np.clip(20 * math.sqrt(len(train)), 600, 20_000) / len(loader))
+        stage = DiffusionStage(
+            self.module.denoiser.train(),
+            self.module.process,
+            n_steps=epochs * len(loader),
+            condition_dropout=settings.pop("condition_dropout", 0.15),
+            **settings,
+        )
+        self.is_trained_ = True  # also an interrupted diffusion keeps its best weights
+        self._run(stage, loader, validation, epochs, patience if early_stopping else None, trainer_kwargs)
+
+    def _run(
+        self, stage: Any, train: Any, validation: Any, max_epochs: int, patience: int | None, kwargs: dict[str, Any]
+    ) -> None:
+        try:
+            history = fit_stage(stage, train, validation, max_epochs=max_epochs, patience=patience, **kwargs)
+        finally:
+            self.module.eval()
+        self.history_ = {**(self.history_ or {}), **_append(self.history_ or {}, history)}
+
+    @torch.inference_mode()
+    def _posteriors(self, counts: sp.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
+        """Means and log-variances of the latents of all cells, and their log library sizes, on the CPU."""
+        parts = []
+        for start in range(0, counts.shape[0], 512):
+            x = torch.from_numpy(counts[start : start + 512].toarray()).to(self.device)
+            posterior = self.module.inference(x)
+            log_library = posterior["library_size"].log()[:, None]
+            parts.append((posterior["mean"].cpu(), posterior["log_variance"].cpu(), log_library.cpu()))
+        mean, log_variance, log_library = (torch.cat(part).clone() for part in zip(*parts, strict=True))
+        return mean, log_variance, log_library
+
+
+def _read_epochs(max_epochs: int | Mapping[str, int] | None) -> dict[str, int | None]:
+    if isinstance(max_epochs, Mapping):
+        unknown = [name for name in max_epochs if name not in STAGES]
+        if unknown:
+            raise ValueError(f"max_epochs has no stage {unknown[0]!r}. The stages are 'autoencoder' and 'diffusion'.")
+        epochs = {stage: max_epochs.get(stage) for stage in STAGES}
+    else:
+        epochs = dict.fromkeys(STAGES, max_epochs)
+    for stage, number in epochs.items():
+        if number is not None and (number != int(number) or number < 0):
+            raise ValueError(f"max_epochs of the {stage} must be a whole number, 0 or more; got {number!r}.")
+    return epochs
+
+
+def _append(history: dict[str, pd.DataFrame], new: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Put new epochs behind the earlier ones of the same metric."""
+    merged = {}
+    for key, frame in new.items():
+        frame = frame.astype(float)
+        if key in history:
+            frame = pd.concat([history[key], frame.set_axis(frame.index + history[key].index.max() + 1)])
+        frame.index.name = "epoch"
+        merged[key] = frame
+    return merged

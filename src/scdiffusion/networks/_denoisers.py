@@ -1,0 +1,117 @@
+"""Denoisers: from noised latents, timestep and condition to what the process asks for."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scdiffusion._registry import Registry
+
+denoisers = Registry("denoiser")
+
+
+class TimestepEncoder(nn.Module):
+    """Sines and cosines of the timestep, from the whole length of the process down to single steps, then a small MLP."""
+
+    def __init__(self, n_hidden: int, n_timesteps: int, n_frequencies: int = 32) -> None:
+        super().__init__()
+        frequencies = torch.logspace(0, math.log10(n_timesteps), n_frequencies) / n_timesteps
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * n_frequencies, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_hidden))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Encode timesteps, `(n_cells,)`, as `(n_cells, n_hidden)`."""
+        angles = t[:, None] * self.frequencies
+        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
+
+
+class ResidualBlock(nn.Module):
+    """Two linear layers added to their input, scaled and shifted by the timestep and condition; starts as identity."""
+
+    def __init__(self, n_hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(n_hidden, elementwise_affine=False)
+        self.modulation = nn.Linear(n_hidden, 2 * n_hidden)
+        self.first = nn.Linear(n_hidden, n_hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.second = nn.Linear(n_hidden, n_hidden)
+        for layer in (self.modulation, self.second):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        scale, shift = self.modulation(context).chunk(2, dim=1)
+        return h + self.second(self.dropout(F.silu(self.first(self.norm(h) * (1 + scale) + shift))))
+
+
+@denoisers.register("mlp")
+class ResidualMLP(nn.Module):
+    """Residual multi-layer perceptron whose every block is told the timestep and the condition.
+
+    Parameters
+    ----------
+    n_features
+        Length of the latents.
+    condition_encoder
+        Module from condition codes to vectors of length `n_hidden`.
+    n_hidden
+        Width.
+    n_layers
+        Number of residual blocks.
+    n_timesteps
+        Number of timesteps of the process.
+    dropout
+        Dropout rate inside the blocks.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scdiffusion.networks import EmbeddingConditions
+    >>> denoiser = ResidualMLP(10, EmbeddingConditions([3], 64), n_hidden=64)
+    >>> denoiser(torch.randn(5, 10), torch.full((5,), 999), torch.full((5, 1), -1)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        condition_encoder: nn.Module,
+        n_hidden: int = 256,
+        n_layers: int = 3,
+        n_timesteps: int = 1000,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.condition_encoder = condition_encoder
+        self.timestep_encoder = TimestepEncoder(n_hidden, n_timesteps)
+        self.input = nn.Linear(n_features, n_hidden)
+        self.blocks = nn.ModuleList(ResidualBlock(n_hidden, dropout) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(n_hidden)
+        self.output = nn.Linear(n_hidden, n_features)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x_t: Tensor, t: Tensor, codes: Tensor) -> Tensor:
+        """Predict from noised latents.
+
+        Parameters
+        ----------
+        x_t
+            Noised latents, `(n_cells, n_features)`.
+        t
+            Timesteps, `(n_cells,)`.
+        codes
+            Condition codes, `(n_cells, n_keys)`; -1 where left to the model.
+
+        Returns
+        -------
+        `(n_cells, n_features)`.
+        """
+        context = F.silu(self.timestep_encoder(t) + self.condition_encoder(codes))
+        h = self.input(x_t)
+        for block in self.blocks:
+            h = block(h, context)
+        return self.output(self.norm(h))

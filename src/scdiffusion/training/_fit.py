@@ -1,0 +1,112 @@
+"""Running a stage with Lightning."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from scvi.train._logger import SimpleLogger
+
+from ._callbacks import KeepBest, Progress
+from ._stages import Stage
+
+
+def fit_stage(
+    stage: Stage,
+    train_batches: Iterable,
+    validation_batches: Iterable | None,
+    *,
+    max_epochs: int,
+    patience: int | None,
+    progress: bool = True,
+    checkpoint_dir: str | Path | None = None,
+    logger: Logger | None = None,
+    callbacks: list[Any] | None = None,
+    **trainer_kwargs: Any,
+) -> dict[str, pd.DataFrame]:
+    """Train a stage, keep its best weights, and return its history.
+
+    Parameters
+    ----------
+    stage
+        What to train.
+    train_batches, validation_batches
+        Loaders; without validation the last weights are kept.
+    max_epochs
+        Most passes over `train_batches`.
+    patience
+        Validations without improvement before training stops.
+    progress
+        Whether to show a progress bar.
+    checkpoint_dir
+        Where to write a checkpoint after each epoch, and where to look for one to go on from.
+    logger, callbacks, trainer_kwargs
+        Passed on to :class:`~lightning.pytorch.Trainer`, beside our own.
+
+    Returns
+    -------
+    Logged values by epoch, one data frame per metric.
+    """
+    best = KeepBest(stage.validation_loss, patience)
+    history = SimpleLogger()
+    own: list[Any] = [best, *([Progress(stage.name)] if progress else [])]
+    resume_from = None
+    if checkpoint_dir is not None:
+        folder = Path(checkpoint_dir) / stage.name
+        own.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
+        resume_from = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
+    with _quiet():
+        trainer = Trainer(
+            max_epochs=max_epochs,
+            logger=[history, *([logger] if logger else [])],
+            callbacks=own + list(callbacks or []),
+            enable_checkpointing=checkpoint_dir is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            **trainer_kwargs,
+        )
+        try:
+            trainer.fit(stage, train_batches, validation_batches, ckpt_path=resume_from)
+        except SystemExit as exit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from exit
+        finally:
+            best.restore(stage)
+            stage.cpu()
+    return {key: frame for key, frame in history.experiment.data.items() if key.startswith(stage.name)}
+
+
+@contextmanager
+def _quiet():
+    """Keep Lightning's advice on its own defaults, which ours replace on purpose, from the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"lightning\..*")
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\..*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def auto_precision(accelerator: str) -> str:
+    """`"bf16-mixed"` on processors with bf16 matrix instructions, else `"32-true"`."""
+    uses_gpu = accelerator not in ("cpu", "auto") or (accelerator == "auto" and torch.cuda.is_available())
+    if uses_gpu:
+        return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+    has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bf16-mixed" if has_instructions() else "32-true"
