@@ -6,8 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-# Share of a component's variance that must come back as signal in cells it was not fitted on.
-_LEAST_SIGNAL = 0.3
+# How far the variance along a component must stand out, in other cells, from that along components of noise.
+_LEAST_CONTRAST = 1.5
 
 
 def normalise(counts: sp.csr_matrix, scale: float) -> sp.csr_matrix:
@@ -50,16 +50,16 @@ def fit_components(counts: sp.csr_matrix, weights: np.ndarray, n_components: int
 def count_components(counts: sp.csr_matrix, rng: np.random.Generator, *, least: int = 5, most: int = 50) -> int:
     """How many principal components hold signal that other cells share.
 
-    Components are fitted on four fifths of the cells. The counts of the others are split in two halves, whose
-    covariance along a component is its signal there: a direction of sampling noise has none, and neither has one that
-    only fits the training cells.
+    Components are fitted on four fifths of the cells. In the others, the variance along a component is compared with
+    what it would be if genes varied independently: genes that vary together, in cells that were not fitted, are signal.
+    The second half of the components shows what the comparison gives for noise.
 
     Parameters
     ----------
     counts
         `(n_cells, n_genes)`.
     rng
-        Splits cells and counts.
+        Splits the cells.
     least, most
         Bounds of the answer.
     """
@@ -68,7 +68,10 @@ def count_components(counts: sp.csr_matrix, rng: np.random.Generator, *, least: 
     fitted_on, held_out = counts[order[n_held_out:]], counts[order[:n_held_out]]
     weights = gene_weights(fitted_on, rng)
     pca = fit_components(fitted_on, weights, most, rng)
-    scale = float(np.median(np.asarray(counts.sum(1)))) / 2
-    first, second = (pca.transform(normalise(half, scale) @ sp.diags_array(weights)) for half in split_counts(held_out, rng))
-    signal = [np.cov(a, b)[0, 1] for a, b in zip(first.T, second.T, strict=True)]
-    return int(np.clip(np.sum(np.array(signal) > _LEAST_SIGNAL), min(least, pca.n_components_), most))
+    scale = float(np.median(np.asarray(counts.sum(1))))
+    weighted = (normalise(held_out, scale) @ sp.diags_array(weights)).tocsr()
+    gene_variance = np.asarray(weighted.multiply(weighted).mean(0)).ravel() - np.asarray(weighted.mean(0)).ravel() ** 2
+    together = pca.transform(weighted).var(0) * pca.explained_variance_
+    contrast = together / (pca.components_**2 @ gene_variance).clip(1e-12)
+    noise = np.median(contrast[len(contrast) // 2 :])
+    return int(np.clip(np.sum(contrast > _LEAST_CONTRAST * noise), min(least, len(contrast)), most))

@@ -121,6 +121,7 @@ class CountAutoencoder(nn.Module):
         pca = fit_components(counts, weights, self.n_latent, rng)
         n_components = pca.n_components_
         scores = pca.transform(normalise(counts, float(self.input_scale)) @ sp.diags_array(weights))
+        scores = squash(torch.from_numpy(scores)).numpy()  # (n_cells, n_components)
         encoder = pca.components_ / np.sqrt(pca.explained_variance_)[:, None]  # (n_components, n_genes)
         self.encoder_linear.weight.zero_()
         self.encoder_linear.bias.zero_()
@@ -150,7 +151,7 @@ class CountAutoencoder(nn.Module):
         library = counts.sum(1, keepdim=True).clamp(min=1)
         x = torch.log1p(counts * (self.input_scale / library))
         mean, log_variance = self.encoder_output(self.encoder(self.encoder_input(x))).chunk(2, dim=1)
-        return self.encoder_linear(x) + mean, log_variance.clamp(-10, 4)
+        return squash(self.encoder_linear(x).float()) + mean, log_variance.clamp(-10, 4)
 
     def parameters_of(self, latents: Tensor, library_size: Tensor, batch: Tensor | None = None) -> CountParameters:
         """Parameters of the counts' distribution.
@@ -184,6 +185,14 @@ class CountAutoencoder(nn.Module):
         rows, columns = counts.nonzero(as_tuple=True)
         parameters = self.parameters_of(latents, counts.sum(1), batch)
         return -self.likelihood.log_prob(rows, columns, counts[rows, columns], parameters)
+
+
+def squash(scores: Tensor) -> Tensor:
+    """Nearly the identity within two standard deviations, logarithmic far out.
+
+    Cells of a rare type may lie ten standard deviations out on a component, where a log-linear decoder would explode.
+    """
+    return 2 * torch.asinh(scores / 2)
 
 
 def _hidden_layers(n_hidden: int, n_layers: int, dropout: float) -> nn.Sequential:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+
+_THETA_RANGE = (1e-2, 1e4)
+_BISECTIONS = 11
 
 
 def fit_glm(
@@ -20,8 +25,9 @@ def fit_glm(
 ) -> tuple[Tensor, Tensor]:
     r"""Regress counts on scores with a log link by Fisher scoring, with a ridge on the slopes.
 
-    The model is :math:`x_{ig} \sim \mathrm{NB}(\ell_i \exp(b_g + w_g \cdot s_i), \theta_g)`, the decoding step of
-    GLM-PCA :cite:p:`Townes2019`; :math:`\theta_g` matches the second moment of the residuals in each round.
+    Means are fitted as Poisson, which keeps each gene's total and does not depend on dispersions still to be found;
+    the likeliest ones follow once the means are known. The model is
+    :math:`x_{ig} \sim \mathrm{NB}(\ell_i \exp(b_g + w_g \cdot s_i), \theta_g)`, the decoding step of GLM-PCA :cite:p:`Townes2019`.
 
     Parameters
     ----------
@@ -78,22 +84,39 @@ def _fit_chunk(
     n_coefficients = design.shape[1]
     coefficients = torch.zeros(x.shape[1], n_coefficients)
     coefficients[:, 0] = torch.log((total + 0.5) / offset.exp().sum())
-    inverse = torch.full_like(total, 0.1 if estimate_dispersion else 0.0)
     penalty = torch.full((n_coefficients,), ridge)
-    penalty[0] = 1e-3
+    penalty[0] = 0.0
     information = torch.empty(x.shape[1], n_coefficients, n_coefficients)
+
+    def expected() -> Tensor:
+        return torch.exp((design @ coefficients.T + offset[:, None]).clamp(max=15))  # (n_cells, n_genes)
+
     for _ in range(n_iterations):
-        mean = torch.exp((design @ coefficients.T + offset[:, None]).clamp(max=15))  # (n_cells, n_genes)
-        weight = mean / (1 + mean * inverse)
-        flat = weight.T @ products  # (n_genes, n_pairs)
+        mean = expected()
+        flat = mean.T @ products  # (n_genes, n_pairs)
         information[:, upper[0], upper[1]] = flat
         information[:, upper[1], upper[0]] = flat
-        pull = penalty * coefficients
-        pull[:, 0] = 0
-        gradient = ((x - mean) / (1 + mean * inverse)).T @ design - pull
-        step = torch.linalg.solve(information + torch.diag(penalty), gradient)
-        coefficients += step.clamp(-1, 1)  # far steps overshoot under a log link
-        if estimate_dispersion:
-            mean = torch.exp((design @ coefficients.T + offset[:, None]).clamp(max=15))
-            inverse = (((x - mean) ** 2 - mean).sum(0) / (mean**2).sum(0).clamp(min=1e-6)).clamp(1e-4, 1e2)
-    return coefficients, inverse, total
+        gradient = (x - mean).T @ design - penalty * coefficients
+        step = torch.linalg.solve(information + torch.diag(penalty + 1e-3), gradient)
+        # Under a log link, Fisher scoring overshoots where the mean should grow: by a factor of e a round at most.
+        coefficients += step / (design @ step.T).amax(0).clamp(min=1)[:, None]
+    log_theta = _likeliest_log_theta(x, expected()) if estimate_dispersion else torch.zeros_like(total)
+    return coefficients, torch.exp(-log_theta), total
+
+
+def _likeliest_log_theta(x: Tensor, mean: Tensor) -> Tensor:
+    """Log inverse dispersion of most likelihood for each gene, `(n_genes,)`, by bisection on the slope.
+
+    Likelihood and not moments: a few cells with extreme counts would decide the latter.
+    """
+    rows, genes = x.nonzero(as_tuple=True)
+    counts = x[rows, genes]
+    low, high = (torch.full((x.shape[1],), math.log(bound)) for bound in _THETA_RANGE)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        theta = middle.exp()
+        slope = (mean - x).div_(mean + theta).sub_(torch.log1p(mean / theta)).sum(0)
+        at = theta[genes]
+        slope.index_add_(0, genes, torch.digamma(counts + at) - torch.digamma(at))
+        low, high = torch.where(slope > 0, middle, low), torch.where(slope > 0, high, middle)
+    return (low + high) / 2

@@ -63,8 +63,8 @@ class TrainingMixin:
         accelerator, devices
             Where to train, as for :class:`~lightning.pytorch.Trainer`.
         precision
-            As for :class:`~lightning.pytorch.Trainer`; by default `"bf16-mixed"` for the autoencoder where the
-            processor has instructions for it.
+            As for :class:`~lightning.pytorch.Trainer`; by default `"bf16-mixed"` where the processor has
+            instructions for it. Generation is always in single precision.
         train_size
             Share of cells to train on; the others are held out for early stopping.
         early_stopping
@@ -115,6 +115,7 @@ class TrainingMixin:
         common: dict[str, Any] = {
             "accelerator": accelerator,
             "devices": devices,
+            "precision": precision or auto_precision(accelerator),
             "checkpoint_dir": checkpoint_dir,
             "logger": logger,
             "progress": progress,
@@ -127,13 +128,12 @@ class TrainingMixin:
             if epochs["autoencoder"] != 0:
                 self._train_autoencoder(
                     counts, epochs["autoencoder"], early_stopping, dict(autoencoder_kwargs or {}),
-                    {"precision": precision or auto_precision(accelerator), **common}, np.random.default_rng(rng),
+                    common, np.random.default_rng(rng),
                 )  # fmt: skip
             if epochs["diffusion"] != 0:
                 self._train_diffusion(
-                    counts, epochs["diffusion"], early_stopping, dict(diffusion_kwargs or {}),
-                    {"precision": precision or "32-true", **common},
-                )  # fmt: skip
+                    counts, epochs["diffusion"], early_stopping, dict(diffusion_kwargs or {}), common
+                )
 
     def _split_cells(self, train_size: float, rng: np.random.Generator) -> None:
         """Choose the held-out cells, once for the life of the model."""
@@ -196,7 +196,7 @@ class TrainingMixin:
             validation = FixedLatents(
                 location[held_out], scale[held_out], codes[held_out], self.module.process.n_timesteps
             )
-        epochs = max_epochs or math.ceil(np.clip(20 * math.sqrt(len(train)), 600, 20_000) / len(loader))
+        epochs = max_epochs or math.ceil(np.clip(25 * math.sqrt(len(train)), 600, 20_000) / len(loader))
         stage = DiffusionStage(
             self.module.denoiser.train(),
             self.module.process,

@@ -1,0 +1,156 @@
+"""Train on each dataset's training split, generate the test split's size, and compare with the test split.
+
+    python benchmarks/main_job.py DATA_DIR [--datasets pbmc3k ...] [--seeds 0 1 2] [--csv runs.csv]
+
+Prints one row per dataset, mean and standard deviation over seeds: generated cells, the real-vs-real floor (training
+cells against test cells) and the reconstruction ceiling (test cells encoded, decoded and drawn), on the same metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+import scdiffusion as scd
+from scdiffusion import metrics
+
+DATASETS = {
+    "pbmc_facs_zheng": "celltype",
+    "pbmc3k": "louvain",
+    "kang_ctrl_12k": "cell_type",
+    "worm_embryo_time": "cell_type",
+    "pancreas_endocrinogenesis_739": "clusters",
+}
+RESPLIT = "pancreas_endocrinogenesis_739"  # too small for one split to say much
+LEAST_CELLS_PER_TYPE = 30
+
+
+def split(adata: ad.AnnData, name: str, seed: int) -> tuple[ad.AnnData, ad.AnnData]:
+    is_train = (adata.obs["split"] == "train").to_numpy()
+    if name == RESPLIT and seed > 0:
+        is_train = np.random.default_rng(seed).permutation(is_train)
+    return adata[is_train].copy(), adata[~is_train].copy()
+
+
+def forest_auc(real, other, n_repeats: int = 3) -> float:
+    """Mean over splits of the forest's own test set."""
+    return float(np.mean([metrics.random_forest_auc(real, other, rng=i) for i in range(n_repeats)]))
+
+
+def compare(real: sp.csr_matrix, other: sp.csr_matrix) -> dict[str, float]:
+    a, b = metrics.log_normalise(real), metrics.log_normalise(other)
+    return {
+        "genes": forest_auc(a, b),
+        "pcs": forest_auc(*metrics.joint_pca(a, b, n_components=50)),
+        "library_ks": metrics.ks_distance(metrics.library_size(real), metrics.library_size(other)),
+    }
+
+
+def per_type_knn(train, real, real_types, other, other_types) -> float:
+    _, a, b = metrics.reference_pca(train, real, other, n_components=30)
+    aucs = []
+    for cell_type in np.unique(real_types):
+        x, y = a[real_types == cell_type], b[other_types == cell_type]
+        n = min(len(x), len(y))
+        if n >= LEAST_CELLS_PER_TYPE:
+            aucs += [metrics.knn_auc(x[:n], y[:n], rng=i) for i in range(3)]
+    return float(np.mean(aucs)) if aucs else float("nan")
+
+
+def label_accuracies(train, train_types, **sets) -> dict[str, float]:
+    names = list(sets)
+    pcs = metrics.reference_pca(train, *(sets[name][0] for name in names), n_components=50)
+    scale = pcs[0].std(0)
+    return {
+        f"accuracy_{name}": metrics.label_accuracy(pcs[0] / scale, train_types, x / scale, sets[name][1], C=0.1)
+        for name, x in zip(names, pcs[1:], strict=True)
+    }
+
+
+def run(path: Path, name: str, key: str, seed: int) -> dict[str, float]:
+    adata = ad.read_h5ad(path / f"{name}.h5ad")
+    train, test = split(adata, name, seed)
+    start = time.perf_counter()
+    scd.SCDiffusion.setup_anndata(train, condition_keys=key)
+    model = scd.SCDiffusion(train, rng=seed)
+    model.train(progress=False, rng=seed)
+    generated = model.generate(test.n_obs, obs_conditions="observed", rng=seed)
+    seconds = time.perf_counter() - start
+
+    ceiling = model.posterior_predictive_sample(test.copy(), rng=seed).to_scipy_sparse().tocsr()
+    slow = model.generate(test.n_obs, obs_conditions="observed", sampler="ddpm", rng=seed)
+    rng = np.random.default_rng(seed)
+    floor = train.X[rng.choice(train.n_obs, test.n_obs, replace=test.n_obs > train.n_obs)]
+    order = rng.permutation(test.n_obs)
+    real, types = sp.csr_matrix(test.X), test.obs[key].astype(str).to_numpy()
+    log_train, log_real = metrics.log_normalise(sp.csr_matrix(train.X)), metrics.log_normalise(real)
+    log_generated = metrics.log_normalise(generated.X)
+    train_types = train.obs[key].astype(str).to_numpy()
+    generated_types = generated.obs[key].astype(str).to_numpy()
+    row = {"dataset": name, "seed": seed, "seconds": seconds, "n_latent": model.module.autoencoder.n_latent}
+    sets = {"generated": generated.X, "floor": sp.csr_matrix(floor), "ceiling": ceiling, "ddpm1000": slow.X}
+    for label, counts in sets.items():
+        row |= {f"{metric}_{label}": value for metric, value in compare(real, counts).items()}
+    row["knn_generated"] = per_type_knn(log_train, log_real[order], types[order], log_generated, generated_types)
+    row |= label_accuracies(
+        log_train, train_types, real=(log_real, types), generated=(log_generated, generated_types),
+        ceiling=(metrics.log_normalise(ceiling), types),
+    )  # fmt: skip
+    return row
+
+
+def table(runs: pd.DataFrame) -> str:
+    def cell(values: pd.Series) -> str:
+        return f"{values.mean():.3f} ± {values.std(ddof=0):.3f}"
+
+    lines = []
+    for name, rows in runs.groupby("dataset", sort=False):
+        above_floor = rows["library_ks_generated"] - rows["library_ks_floor"]
+        lines.append(
+            {
+                "dataset": name,
+                **{
+                    f"RF AUC {space}": f"{cell(rows[f'{short}_generated'])} (floor {rows[f'{short}_floor'].mean():.3f}, "
+                    f"ceiling {rows[f'{short}_ceiling'].mean():.3f}, ddpm 1000 {rows[f'{short}_ddpm1000'].mean():.3f})"
+                    for space, short in (("genes", "genes"), ("50 PCs", "pcs"))
+                },
+                "library KS above floor": cell(above_floor),
+                "type accuracy": f"{cell(rows['accuracy_generated'])} (real {rows['accuracy_real'].mean():.3f})",
+                "per-type kNN AUC": cell(rows["knn_generated"]),
+                "train + generate": f"{rows['seconds'].mean():.0f} s",
+            }
+        )
+    head = list(lines[0])
+    body = [" | ".join(str(line[column]) for column in head) for line in lines]
+    return "\n".join(f"| {row} |" for row in [" | ".join(head), " | ".join("---" for _ in head), *body])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with the h5ad files")
+    parser.add_argument("--datasets", nargs="+", choices=list(DATASETS), default=list(DATASETS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--csv", type=Path, help="where to keep every run")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    runs = []
+    for name in arguments.datasets:
+        seeds = range(5) if name == RESPLIT and len(arguments.seeds) > 1 else arguments.seeds
+        for seed in seeds:
+            row = run(arguments.data, name, DATASETS[name], seed)
+            runs.append(row)
+            print(" ".join(f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
+            if arguments.csv:
+                pd.DataFrame(runs).to_csv(arguments.csv, index=False)
+    print(table(pd.DataFrame(runs)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Whether counts vary as much as real ones of the same mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from scdiffusion.pl._utils import COMPACT, GENERATED, GREY, REAL, finish, make_axes, read_pair
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def mean_variance(
+    real: AnnData,
+    generated: AnnData,
+    *,
+    layer: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | Figure | None:
+    """Variance of each gene's counts against its mean, real and generated.
+
+    Both clouds should coincide. Poisson counts lie on the dashed line, where variance and mean are equal; the distance
+    above it is what the biology and the library size add.
+
+    Parameters
+    ----------
+    real, generated
+        Counts. Genes without any are left out.
+    layer
+        Layer to take; of a side without it, ``X``.
+    ax
+        Axes to draw on.
+    show, return_fig
+        As in scanpy.
+
+    Returns
+    -------
+    The Axes if ``show=False``, the figure if ``return_fig``, else None.
+
+    Raises
+    ------
+    ValueError
+        If a side does not hold counts.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import scdiffusion as scd
+    >>> adata = scd.datasets.pbmc68k_reduced()
+    >>> a, b = adata[::2], adata[1::2]  # two halves, in place of real and generated cells
+    >>> ax = scd.pl.mean_variance(a, b, layer="counts", show=False)
+    >>> ax.get_xscale()
+    'log'
+    >>> plt.close(ax.figure)
+    """
+    sides = read_pair(real, generated, layer, counts=True)
+    (ax,) = make_axes(ax, 1, (4, 3.6))
+    for side, name, color in zip(sides, ("Real", "Generated"), (REAL, GENERATED), strict=True):
+        mean, variance = _moments(side.X)
+        drawn = (mean > 0) & (variance > 0)
+        ax.scatter(mean[drawn], variance[drawn], s=8, lw=0, c=color, alpha=0.6, label=name, rasterized=True)
+    ax.set(xscale="log", yscale="log", xlabel="Mean count", ylabel="Variance of counts")
+    ax.axline((1, 1), (10, 10), color=GREY, ls="--", lw=1, label="Poisson", zorder=0)
+    ax.legend(loc="upper left", **COMPACT)
+    return finish(ax, show, return_fig)
+
+
+def _moments(X: np.ndarray | sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the columns, without making a sparse matrix dense."""
+    X = X.astype(np.float64)
+    square = X.multiply(X) if sparse.issparse(X) else X**2
+    mean, mean_square = (np.asarray(x.mean(axis=0)).ravel() for x in (X, square))
+    return mean, mean_square - mean**2

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import stats
+from tqdm.auto import tqdm
+
+from scdiffusion.tl._comparison import MIN_CELLS, Scope, build_pools
+from scdiffusion.tl._evaluation_input import Cells, read
+from scdiffusion.tl._metric_table import Context, Metric, choose
+
+# deviations err on the safe side: real cells against real cells, about one row in a hundred is a false alarm
+LEVEL = 0.975
+# of the composition, in total variation distance
+NOTABLE_DIFFERENCE = 0.1
+FIGURES = ["generated", "generated_sd", "floor", "floor_sd", "baseline"]
+COLUMNS = ["metric", "group", "space", "n_cells", *FIGURES, "better", "verdict"]
+
+
+def evaluate(
+    real: AnnData,
+    generated: AnnData,
+    *,
+    groupby: str | None = None,
+    train: AnnData | None = None,
+    baseline: bool = True,
+    metrics: str | Sequence[str] | None = None,
+    layer: str | None = None,
+    n_cells: int | None = None,
+    n_splits: int = 5,
+    rng: int | np.random.Generator | None = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    r"""Compare generated with real cells, every figure beside that of real against real cells.
+
+    No figure means much on its own: two samples of the same tissue differ too, the more the fewer the cells. So each is
+    computed three times at the same number of cells: for the generated cells; for a second sample of real ones, the
+    *floor*, which is as good as a generator can be; and for a *baseline* that draws each gene on its own from a negative
+    binomial fitted to each type, which anything worth using must beat. Cells may come from any tool.
+
+    Parameters
+    ----------
+    real
+        Real cells, best those held out from training: counts or log-normalised expression.
+    generated
+        Generated cells, likewise. Genes are matched by name; where one side holds counts and the other does not, both
+        are compared log-normalised.
+    groupby
+        Column of ``obs`` with the cell types, on all sides. It adds a row per type to some metrics, and the metrics on
+        differences between types. Cells without a type count in the rows ``"all"`` only.
+    train
+        Cells that the generator was trained on, none of them in ``real``. The floor, the principal components and the
+        baseline are then taken from them, so that all of ``real`` takes part in every comparison, and memorisation can
+        be judged. It should be a random split of the same cells as ``real``: a shift between the two, of donors for
+        instance, is in the floor. Without ``train``, a third of the real cells is compared with generated ones, a third
+        is the floor and a third serves for components and baseline.
+    baseline
+        Whether to compute the baseline. Of log-normalised expression it resamples each gene on its own.
+    metrics
+        Names of the metrics to compute; by default all that the other arguments allow. See Notes.
+    layer
+        Where the expression is; ``None`` for ``X``. ``generated`` and ``train`` may lack the layer: their ``X`` is
+        then used.
+    n_cells
+        Most cells per side; by default as many as both sides allow.
+    n_splits
+        Random halves that the standard deviations are computed from; more make the verdicts sharper.
+    rng
+        Seed or generator.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    One row per metric and group, with the columns
+
+    ``metric``, ``group``
+        Name of the metric; ``"all"`` or a type.
+    ``space``
+        What the figure was computed on: ``"counts"``, ``"log-normalised"`` or principal components, of what.
+    ``n_cells``
+        Cells per side. Metrics on pairs of cells use at most 5,000, forests 3,000 and the Wasserstein distance 2,000.
+    ``generated``, ``floor``, ``baseline``
+        Figure of generated, of further real and of baseline cells, each against the same real cells.
+    ``generated_sd``, ``floor_sd``
+        Standard deviation by sampling of cells, from random halves of both sides.
+    ``better``
+        ``"lower"``, ``"higher"``, or the value to hit.
+    ``verdict``
+        ``"within floor"``: generated cells are no worse than real ones, as far as the figures can tell.
+        ``"between"``: worse than that, better than the baseline. ``"worse than baseline"``: no better than it.
+        ``"worse than floor"`` takes the place of the latter two where there is no baseline. ``"too small"``: fewer than
+        30 cells per side; ``"missing in generated"``, ``"missing in real"``: a type on one side only; ``"undefined"``:
+        there is no such figure, ``attrs["notes"]`` says why. The figures of the last four are NaN.
+
+    ``attrs["notes"]`` lists what a reader should know (genes shared, spaces changed, metrics left out), and
+    ``attrs["n_genes"]`` is the number of genes compared.
+
+    Raises
+    ------
+    TypeError
+        If a side is not an AnnData.
+    ValueError
+        If fewer than 50 genes are shared; if values are NaN, negative, or neither counts nor log-normalised; if a
+        column, layer or metric is unknown; if a side has too few cells; or if real cells are among the training cells.
+
+    Notes
+    -----
+    *Depth and genes* (on counts where there are counts): ``library_size`` and ``n_genes`` (Kolmogorov-Smirnov),
+    ``zero_fraction`` (mean difference of the genes' zero fractions), ``gene_mean_error``, ``gene_variance_error``,
+    ``gene_mean_spearman`` and ``gene_mean_pearson`` (the papers' SCC and PCC: smoke tests), ``gene_correlation_error``,
+    ``gene_correlation_similarity``.
+
+    *Distributions* (in principal components): ``mmd_scdiffusion``, ``mmd_scld``, ``mmd_unbiased``, ``energy_distance``,
+    ``wasserstein``, ``lisi``, ``density``, ``coverage``, ``precision``, ``recall``, ``one_nn_accuracy``.
+
+    *Classifiers that tell the sides apart*: ``knn_auc`` (mean of 5 splits), ``random_forest_auc`` in joint components as
+    in the papers, ``random_forest_auc_genes`` and ``logistic_auc`` on genes, the stringent variants (3 splits; forests
+    of 200 trees of depth 5).
+
+    *Types*, with ``groupby``, on equal numbers of each type: ``lfc_slope``, ``lfc_correlation``, ``marker_overlap``,
+    ``label_accuracy`` (the value to hit is that of real cells), ``train_on_synthetic_f1`` and, only where it is named
+    and ``train`` is given, ``celltypist_accuracy``.
+
+    *Memorisation*, with ``train``: ``nearest_training_ratio``, ``membership_auc``; half of ``real`` is their floor.
+
+    Definitions are those of :mod:`scdiffusion.metrics`. Rows per type exist for ``library_size``, ``n_genes``,
+    ``zero_fraction``, ``gene_mean_error``, ``gene_variance_error``, ``gene_correlation_error``, ``energy_distance`` and
+    ``knn_auc``.
+
+    A row is within the floor if generated cells are worse than the floor by at most
+    :math:`t \sqrt{\mathrm{sd}_\mathrm{generated}^2 + \mathrm{sd}_\mathrm{floor}^2}`, with the 97.5 % quantile t of
+    Student's distribution on ``2 * (n_splits - 1)`` degrees of freedom; where there is a value to hit, the distance from
+    the floor counts in both directions. The principal components are never fitted on cells that are then compared: real
+    cells look unlike any others along axes that follow their own noise.
+
+    References
+    ----------
+    Luo et al. (2024), scDiffusion, Bioinformatics btae518. SCLD (2023), arXiv 2312.14220.
+    Politis, Romano & Wolf (1999), Subsampling, Springer (random halves).
+
+    Examples
+    --------
+    >>> import scdiffusion as scd
+    >>> adata = scd.datasets.pbmc68k_reduced()
+    >>> real, second_sample = adata[::2], adata[1::2]
+    >>> table = scd.tl.evaluate(
+    ...     real, second_sample, layer="counts", metrics=["library_size", "energy_distance"], progress=False
+    ... )
+    >>> table[["metric", "space", "n_cells", "verdict"]]
+                metric                                        space  n_cells       verdict
+    0     library_size                                       counts      117  within floor
+    1  energy_distance  30 PCs fitted on real cells held aside      117  within floor
+    """
+    if n_splits < 2:
+        raise ValueError(f"n_splits must be at least 2, because one figure has no spread, not {n_splits}.")
+    if n_cells is not None and n_cells < MIN_CELLS:
+        raise ValueError(f"n_cells must be at least {MIN_CELLS}, not {n_cells}: fewer tell nothing.")
+    sides = {"real": real, "generated": generated} | ({} if train is None else {"train": train})
+    data = read(sides, groupby, layer)
+    has_counts = data.cells["real"].counts is not None
+    chosen = choose(metrics, groupby=groupby is not None, train=train is not None, counts=has_counts)
+    seed = int(np.random.default_rng(rng).integers(2**31 - 1))
+    needs_pcs = any(metric.space == "pcs" for metric in chosen)
+    pools = build_pools(data.cells, data.genes, baseline=baseline, pcs=needs_pcs, seed=seed)
+
+    notes = data.notes
+    if baseline and not has_counts:
+        notes.append("The baseline resamples each gene on its own, because a negative binomial needs counts.")
+    groups = [] if groupby is None else sorted(_types(data.cells["real"]) | _types(data.cells["generated"]))
+    if groups:
+        notes += _note_on_composition(data.cells)
+    scopes = {
+        "all": pools.all(n_cells),
+        "types": pools.types(groups, n_cells),
+        "held out": pools.held_out().all(n_cells),
+    }
+    tasks = [(metric, scopes[metric.scope]) for metric in chosen]
+    for group in groups:
+        scope = pools.group(group, n_cells)
+        tasks += [(metric, scope) for metric in chosen if metric.by_group]
+    margin = float(stats.t.ppf(LEVEL, 2 * (n_splits - 1)))
+    rows = []
+    bar = tqdm(tasks, desc="Evaluating", disable=not progress)
+    for metric, scope in bar:
+        bar.set_postfix_str(metric.name)
+        rows.append(_row(metric, scope, pools.context, n_splits, seed, margin, notes))
+    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(FIGURES, float))
+    for side in ("generated", "real"):
+        missing = [group for group in groups if group not in _types(data.cells[side])]
+        table.loc[table["group"].isin(missing), "verdict"] = f"missing in {side}"
+    table.attrs = {"notes": notes, "n_genes": len(data.genes), "groupby": groupby, "n_splits": n_splits}
+    return table
+
+
+def _row(
+    metric: Metric, scope: Scope, context: Context, n_splits: int, seed: int, margin: float, notes: list[str]
+) -> dict[str, Any]:
+    row = {"metric": metric.name, "group": scope.group, "n_cells": len(scope), "better": metric.better}
+    if metric.better == "floor":
+        row["better"] = np.nan
+    if len(scope) < metric.min_cells:
+        return row | {"verdict": "too small"}
+    try:
+        row |= scope.figures(metric, context, n_splits, seed)
+    except ValueError as error:  # of degenerate cells, e.g. all the same; the other figures still stand
+        notes.append(f"{metric.name} of {scope.group} is undefined: {error}")
+        return row | {"verdict": "undefined"}
+    if metric.better == "floor":
+        row["better"] = row["floor"]
+    return row | {"verdict": _verdict(row, margin)}
+
+
+def _verdict(row: dict[str, Any], margin: float) -> str:
+    generated, floor, baseline = row["generated"], row["floor"], row.get("baseline", np.nan)
+    tolerated = margin * np.hypot(row["generated_sd"], row["floor_sd"])
+    if not np.isfinite([generated, floor, tolerated]).all():
+        return "undefined"
+    sign = {"lower": 1, "higher": -1}.get(row["better"])
+    gaps = np.array([generated, baseline]) - floor
+    gap, baseline_gap = np.abs(gaps) if sign is None else sign * gaps
+    if gap <= tolerated:
+        return "within floor"
+    if np.isnan(baseline_gap):
+        return "worse than floor"
+    return "between" if gap < baseline_gap else "worse than baseline"
+
+
+def _types(cells: Cells) -> set[str]:
+    return set(cells.labels) - {None}
+
+
+def _note_on_composition(cells: dict[str, Cells]) -> list[str]:
+    real, generated = (Counter(cells[side].labels) for side in ("real", "generated"))
+    difference = sum(abs(real[x] / real.total() - generated[x] / generated.total()) for x in real | generated) / 2
+    if difference < NOTABLE_DIFFERENCE:
+        return []
+    return [
+        f"{difference:.0%} of the generated cells would have to change type to match the real composition: rows 'all' "
+        "of metrics on all cells judge that, too."
+    ]

@@ -1,0 +1,187 @@
+"""The metrics of :func:`scdiffusion.tl.evaluate`: one line each."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scdiffusion import metrics as m
+from scdiffusion.model._checks import did_you_mean
+
+# weaker regularisation overfits the few hundred cells of a small type
+_TYPE_C = 0.1
+
+
+class Side(NamedTuple):
+    """One side of a comparison, in the metric's space."""
+
+    X: Any  # (n_cells, n_features), dense or CSR
+    labels: np.ndarray | None  # (n_cells,)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Real cells that are on neither side of a comparison, and what is learned from them."""
+
+    name: str  # whose cells they are
+    reference: Side  # in principal components
+    reference_log: Any  # (n_reference, n_genes)
+    train: np.ndarray | None  # all training cells in principal components, (n_train, n_components)
+    genes: pd.Index
+
+    @functools.cached_property
+    def celltypist_model(self) -> Any:
+        """CellTypist's classifier, trained on the reference cells."""
+        import celltypist
+
+        # the default solver passes an argument that scikit-learn 1.8 removed
+        with _quiet(celltypist.logger):
+            return celltypist.train(
+                self.reference_log, self.reference.labels, self.genes, check_expression=False, use_SGD=True
+            )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a figure is computed, what of, and which way it is better."""
+
+    name: str
+    compute: Callable[[Side, Side, Context], float]
+    # an attribute of Cells, or "joint": principal components of the two sides together
+    space: str
+    # "lower", "higher", a target, or "floor": the figure of real cells is the target
+    better: str | float
+    # "all" cells; "types": as many of each type on both sides; "held out": cells that were not trained on
+    scope: str = "all"
+    by_group: bool = False
+    optional: bool = False
+    max_cells: int = 50_000
+    min_cells: int = 30
+
+    @property
+    def needs(self) -> list[str]:
+        """Arguments of :func:`evaluate` without which there is no such figure."""
+        needs = ["groupby"] if self.scope == "types" else []
+        return [*needs, "train"] if self.scope == "held out" or self.optional else needs
+
+
+def _on(function: Callable, **kwargs: Any) -> Callable:
+    return lambda real, other, _: function(real.X, other.X, **kwargs)
+
+
+def _ks(per_cell: Callable) -> Callable:
+    return lambda real, other, _: m.ks_distance(per_cell(real.X), per_cell(other.X))
+
+
+def _auc(function: Callable, n_splits: int, **kwargs: Any) -> Callable:
+    # the split into training and test cells is the largest part of an AUC's noise
+    return lambda real, other, _: float(
+        np.mean([function(real.X, other.X, rng=split, **kwargs) for split in range(n_splits)])
+    )
+
+
+def _zero_fraction(real: Side, other: Side, _: Context) -> float:
+    # gene by gene, because cell by cell it would repeat n_genes
+    return float(np.abs(m.zero_fraction(real.X.T) - m.zero_fraction(other.X.T)).mean())
+
+
+def _lisi(real: Side, other: Side, _: Context) -> float:
+    return m.lisi(np.concatenate([real.X, other.X]), np.repeat(["real", "other"], [len(real.X), len(other.X)]))
+
+
+def _celltypist_accuracy(_: Side, other: Side, context: Context) -> float:
+    import celltypist
+
+    cells = AnnData(other.X, var=pd.DataFrame(index=context.genes))
+    model = context.celltypist_model
+    with _quiet(celltypist.logger):
+        predicted = celltypist.annotate(cells, model=model).predicted_labels["predicted_labels"]
+    return float((predicted.to_numpy().astype(str) == other.labels.astype(str)).mean())
+
+
+_PAIRS = {"max_cells": 5000}  # time grows with the square of the cells
+_CUBIC = {"max_cells": 2000}
+_forest = _auc(m.random_forest_auc, 3, n_estimators=200)
+_markers = lambda a, b, _: m.marker_overlap(*a, *b, n_top=min(50, a.X.shape[1] // 5))
+_label_accuracy = lambda _, b, context: m.label_accuracy(*context.reference, *b, C=_TYPE_C)
+_synthetic_f1 = lambda a, b, _: m.train_on_synthetic_f1(*b, *a, C=_TYPE_C)
+_nearest_training = lambda a, b, context: m.nearest_training_ratio(b.X, context.train, a.X)
+_membership = lambda a, b, context: m.membership_auc(context.train, a.X, b.X)
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("library_size", _ks(m.library_size), "counts", "lower", by_group=True),
+        Metric("n_genes", _ks(m.n_genes), "native", "lower", by_group=True),
+        Metric("zero_fraction", _zero_fraction, "native", "lower", by_group=True),
+        Metric("gene_mean_spearman", _on(m.gene_mean_correlation), "log", "higher"),
+        Metric("gene_mean_pearson", _on(m.gene_mean_correlation, method="pearson"), "log", "higher"),
+        Metric("gene_mean_error", _on(m.gene_mean_error), "native", "lower", by_group=True),
+        Metric("gene_variance_error", _on(m.gene_variance_error), "native", "lower", by_group=True),
+        Metric("gene_correlation_error", _on(m.gene_correlation_error), "log", "lower", by_group=True),
+        Metric("gene_correlation_similarity", _on(m.gene_correlation_similarity), "log", "higher"),
+        Metric("mmd_scdiffusion", _on(m.mmd_scdiffusion), "joint", "lower", **_PAIRS),
+        Metric("mmd_scld", _on(m.mmd_scld), "pcs", "lower", min_cells=60, **_PAIRS),
+        Metric("mmd_unbiased", _on(m.mmd_unbiased), "pcs", "lower", **_PAIRS),
+        Metric("energy_distance", _on(m.energy_distance, unbiased=True), "pcs", "lower", by_group=True, **_PAIRS),
+        Metric("wasserstein", _on(m.wasserstein), "pcs", "lower", **_CUBIC),
+        Metric("lisi", _lisi, "pcs", "higher", min_cells=100, **_PAIRS),
+        Metric("density", lambda a, b, _: m.density_coverage(a.X, b.X).density, "pcs", 1.0, **_PAIRS),
+        Metric("coverage", lambda a, b, _: m.density_coverage(a.X, b.X).coverage, "pcs", "higher", **_PAIRS),
+        Metric("precision", lambda a, b, _: m.precision_recall(a.X, b.X).precision, "pcs", "higher", **_PAIRS),
+        Metric("recall", lambda a, b, _: m.precision_recall(a.X, b.X).recall, "pcs", "higher", **_PAIRS),
+        Metric("one_nn_accuracy", _on(m.one_nn_accuracy), "pcs", 0.5, **_PAIRS),
+        Metric("knn_auc", _auc(m.knn_auc, 5), "pcs", 0.5, by_group=True, **_PAIRS),
+        Metric("logistic_auc", _auc(m.logistic_auc, 3), "log", 0.5, **_PAIRS),
+        Metric("random_forest_auc", _forest, "joint", 0.5, max_cells=3000),
+        Metric("random_forest_auc_genes", _forest, "log", 0.5, max_cells=3000),
+        Metric("lfc_slope", lambda a, b, _: m.lfc_slope(*a, *b), "log", 1.0, scope="types"),
+        Metric("lfc_correlation", lambda a, b, _: m.lfc_correlation(*a, *b), "log", "higher", scope="types"),
+        Metric("marker_overlap", _markers, "log", "higher", scope="types"),
+        Metric("label_accuracy", _label_accuracy, "pcs", "floor", scope="types", **_PAIRS),
+        Metric("train_on_synthetic_f1", _synthetic_f1, "pcs", "higher", scope="types", **_PAIRS),
+        Metric("celltypist_accuracy", _celltypist_accuracy, "log", "floor", scope="types", optional=True, **_PAIRS),
+        Metric("nearest_training_ratio", _nearest_training, "pcs", 1.0, scope="held out", **_PAIRS),
+        Metric("membership_auc", _membership, "pcs", "lower", scope="held out", **_PAIRS),
+    )
+}
+
+
+def choose(names: Sequence[str] | None, *, groupby: bool, train: bool, counts: bool) -> list[Metric]:
+    """Return the metrics of these names, or all that can be computed; without counts those that need none."""
+    given = {"groupby": groupby, "train": train}
+    if names is None:
+        chosen = [x for x in METRICS.values() if not x.optional and all(given[need] for need in x.needs)]
+    else:
+        chosen = []
+        for name in dict.fromkeys([names] if isinstance(names, str) else names):
+            if name not in METRICS:
+                raise ValueError(f"There is no metric {name!r}.{did_you_mean(name, METRICS)}")
+            chosen.append(METRICS[name])
+            missing = [need for need in chosen[-1].needs if not given[need]]
+            if missing:
+                raise ValueError(
+                    f"The metric {name!r} needs {' and '.join(missing)}: pass {'=..., '.join(missing)}=..."
+                )
+    computable = [x for x in chosen if counts or x.space != "counts"]
+    if not computable:
+        why = f"{chosen[0].name!r} needs counts on all sides" if chosen else "metrics is empty"
+        raise ValueError(f"There is nothing to compute: {why}. Available: {', '.join(METRICS)}.")
+    return computable
+
+
+@contextlib.contextmanager
+def _quiet(log: Any) -> Iterator[None]:
+    level = log.logger.level
+    log.logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        log.logger.setLevel(level)
