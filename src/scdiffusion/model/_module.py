@@ -62,6 +62,7 @@ class SCDiffusionModule(BaseModuleClass):
         )
         self.register_buffer("feature_mean", torch.zeros(self.n_features))
         self.register_buffer("feature_scale", torch.ones(self.n_features))
+        self.register_buffer("feature_limit", torch.full((self.n_features,), 10.0))
 
     @torch.no_grad()
     def set_standardisation(self, mean: Tensor, log_variance: Tensor, log_library: Tensor) -> None:
@@ -77,6 +78,7 @@ class SCDiffusionModule(BaseModuleClass):
         variance = torch.cat([mean.var(0) + log_variance.exp().mean(0), log_library.var(0)])
         self.feature_mean.copy_(torch.cat([mean.mean(0), log_library.mean(0)]))
         self.feature_scale.copy_(variance.sqrt().clamp(min=1e-4))
+        self.feature_limit.copy_(self.standardise(mean, log_library).abs().amax(0) + 1)
 
     def standardise(self, latents: Tensor, log_library: Tensor) -> Tensor:
         """Latents and log library size as the diffusion sees them, `(n_cells, n_latent + 1)`."""
@@ -135,7 +137,9 @@ class SCDiffusionModule(BaseModuleClass):
         """
 
         def denoise(x_t: Tensor, t: Tensor, codes: Tensor = codes) -> Tensor:
-            return self.process.to_x0(self.denoiser(x_t, t, codes), x_t, t)
+            x0 = self.process.to_x0(self.denoiser(x_t, t, codes), x_t, t)
+            # Where next to nothing is left of the signal, an error of a predicted noise is blown up without bound.
+            return torch.clamp(x0, -self.feature_limit, self.feature_limit)
 
         noise = torch.randn((len(codes), self.n_features), generator=generator, device=codes.device)
         step = denoise if guide is None else lambda x_t, t: guide(denoise, x_t, t)

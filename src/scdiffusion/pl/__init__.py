@@ -1,5 +1,12 @@
 """Plots that put generated beside real cells, in scanpy's idiom."""
 
+from ._confusion import confusion
+from ._evaluation import evaluation
+from ._history import history
+from ._lfc import lfc
+from ._markers import markers
+from ._mean_variance import mean_variance
 from ._overlay import overlay
+from ._qq import qq
 
-__all__ = ["overlay"]
+__all__ = ["confusion", "evaluation", "history", "lfc", "markers", "mean_variance", "overlay", "qq"]

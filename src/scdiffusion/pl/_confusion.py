@@ -87,7 +87,9 @@ def confusion(
     real, generated = read_pair(real_train, generated, layer, key)
     tables = _tables(real, generated, key, n_components, to_seed(rng))
     n_rows, n_columns = tables["Real"].shape
-    panels = make_axes(ax, 2, (1.2 + 0.32 * n_columns, 1.6 + 0.32 * n_rows), sharey=True)
+    names = 0.08 * max(map(len, tables["Real"].index))  # inches
+    figsize = (1.5 + names + 0.68 * n_columns, 0.8 + names + 0.34 * n_rows)
+    panels = make_axes(ax, 2, figsize, sharey=True, figsize=figsize, layout="compressed")
     for panel, (title, table) in zip(panels, tables.items(), strict=True):
         image = _draw_table(panel, table)
         panel.set(title=title, xlabel="Predicted type")
@@ -97,9 +99,7 @@ def confusion(
     return finish(panels, show, return_fig)
 
 
-def _tables(
-    real: AnnData, generated: AnnData, key: str, n_components: int, seed: int
-) -> dict[str, pd.DataFrame]:
+def _tables(real: AnnData, generated: AnnData, key: str, n_components: int, seed: int) -> dict[str, pd.DataFrame]:
     """Shares of predicted types, one row per type; NaN in the row of a type without cells."""
     real, generated = (side[side.obs[key].notna()] for side in (real, generated))
     truth, asked = (side.obs[key].astype(str).to_numpy() for side in (real, generated))
@@ -117,13 +117,12 @@ def _tables(
         "Generated": (asked, classifier.fit(real.X, truth).predict(generated.X)),
     }
     return {
-        side: pd.crosstab(rows, columns, normalize="index").reindex(index=categories, columns=types)
+        side: pd.crosstab(rows, columns, normalize="index").reindex(columns=types, fill_value=0).reindex(categories)
         for side, (rows, columns) in predictions.items()
     }
 
 
 def _draw_table(ax: Axes, table: pd.DataFrame) -> AxesImage:
-    table = table.where(table.notna().any(axis=1), table.fillna(0), axis=0)
     image = ax.imshow(table, cmap="Blues", vmin=0, vmax=1)
     ax.set_xticks(range(table.shape[1]), table.columns, rotation=90)
     ax.set_yticks(range(table.shape[0]), table.index)

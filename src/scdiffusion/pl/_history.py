@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scdiffusion.pl._utils import COMPACT, GENERATED, GREY, REAL, finish, make_axes
+from scdiffusion.pl._utils import GENERATED, GREY, REAL, add_legend, finish, make_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,11 +64,12 @@ def history(
     for panel, (stage, (train, held_out)) in zip(panels, losses.items(), strict=True):
         panel.plot(train.index, train, ".-", color=REAL, label="training cells")
         if held_out is not None:
-            panel.axvline(held_out.idxmin(), color=GREY, ls="--", lw=1, label="kept")
             panel.plot(held_out.index, held_out, ".-", color=GENERATED, label="held-out cells")
+            panel.axvline(held_out.idxmin(), color=GREY, ls="--", lw=1, label="weights kept", zorder=0)
         panel.set(title=stage.replace("_", " ").capitalize(), xlabel="Epoch", ylabel="Loss")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.legend(**COMPACT)
+    handles, _ = panels[0].get_legend_handles_labels()
+    add_legend(panels, handles, own_figure=ax is None)
     return finish(panels, show, return_fig)
 
 

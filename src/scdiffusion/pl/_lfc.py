@@ -70,6 +70,8 @@ def lfc(
     ['CD19+ B', 'CD56+ NK']
     >>> plt.close(axes[0].figure)
     """
+    from matplotlib.ticker import MaxNLocator
+
     sides = read_pair(real, generated, layer, groupby)
     taking_part = pick_groups(*sides, groupby, min_cells=MIN_CELLS)
     drawn = taking_part if groups is None else pick_groups(*sides, groupby, groups, min_cells=MIN_CELLS)
@@ -78,15 +80,18 @@ def lfc(
         side = side[side.obs[groupby].isin(taking_part)]
         changes.append(log_fold_changes(side.X, side.obs[groupby].astype(str), groups=drawn))  # (n_groups, n_genes)
 
-    panels = make_axes(ax, len(drawn), (2.2, 2.3), sharex=True, sharey=True)
+    panels = make_axes(ax, len(drawn), (2.5, 2.6), sharex=True, sharey=True)
     limit = 1.1 * max(np.abs(x).max() for x in changes)
     for panel, group, x, y in zip(panels, drawn, *changes, strict=True):
         slope, intercept = np.polyfit(x, y, 1)
         panel.axline((0, 0), slope=1, color=GREY, ls="--", lw=1)
         panel.scatter(x, y, s=6, lw=0, c=REAL, alpha=0.5, rasterized=True)
         panel.axline((0, intercept), slope=slope, color="black", lw=1)
-        panel.text(0.05, 0.95, f"slope {slope:.2f}", transform=panel.transAxes, va="top", fontsize="small")
+        note = f"slope {slope:.2f}\n{(sides[0].obs[groupby] == group).sum()} real cells"
+        panel.text(0.05, 0.95, note, transform=panel.transAxes, va="top", fontsize="small")
         panel.set(xlim=(-limit, limit), ylim=(-limit, limit), box_aspect=1)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         panel.set_title(group, fontsize="small")
     label_axes(panels, "Real log2 fold change", "Generated log2 fold change", own_figure=ax is None)
     return finish(panels, show, return_fig)

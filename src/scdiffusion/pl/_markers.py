@@ -112,7 +112,9 @@ def markers(
         ax.plot(positions + shift, means, "o", ms=4, mfc="white", mec="black", mew=0.8)
     ax.set(ylabel="Expression (log-normalised)", xlim=(-0.6, len(genes) - 0.4))
     ax.set_ylim(bottom=0)
-    ax.set_xticks(positions, genes, rotation=0 if len(genes) < 6 else 45)
+    ax.set_xticks(positions, genes)
+    if len(genes) > 5:
+        ax.tick_params(axis="x", rotation=90)
     handles = [Patch(color=color, label=f"{name} ({cells.n_obs})") for name, (cells, color) in sides.items()]
     handles.append(Line2D([], [], color="white", marker="o", mec="black", ls="", label="mean"))
     ax.set_title(group)

@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from scdiffusion.pl._utils import COMPACT, GENERATED, GREY, REAL, finish, make_axes, read_pair
+from scdiffusion.pl._utils import COMPACT, GENERATED, GREY, REAL, dots, finish, make_axes, read_pair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,19 +62,20 @@ def mean_variance(
     """
     sides = read_pair(real, generated, layer, counts=True)
     (ax,) = make_axes(ax, 1, (4, 3.6))
-    for side, name, color in zip(sides, ("Real", "Generated"), (REAL, GENERATED), strict=True):
-        mean, variance = _moments(side.X)
-        drawn = (mean > 0) & (variance > 0)
-        ax.scatter(mean[drawn], variance[drawn], s=8, lw=0, c=color, alpha=0.6, label=name, rasterized=True)
+    moments = np.hstack([_moments(side.X) for side in sides])  # (2, 2 * n_genes)
+    colors = np.repeat([REAL, GENERATED], sides[0].n_vars)
+    # in random order, so that neither side hides the other
+    order = np.random.default_rng(0).permutation(np.flatnonzero((moments > 0).all(axis=0)))
+    ax.scatter(*moments[:, order], s=8, lw=0, c=colors[order], alpha=0.7, rasterized=True)
     ax.set(xscale="log", yscale="log", xlabel="Mean count", ylabel="Variance of counts")
-    ax.axline((1, 1), (10, 10), color=GREY, ls="--", lw=1, label="Poisson", zorder=0)
-    ax.legend(loc="upper left", **COMPACT)
+    poisson = ax.axline((1, 1), (10, 10), color=GREY, ls="--", lw=1, label="Poisson", zorder=0)
+    ax.legend(handles=[*dots({"Real": REAL, "Generated": GENERATED}), poisson], loc="upper left", **COMPACT)
     return finish(ax, show, return_fig)
 
 
-def _moments(X: np.ndarray | sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the columns, without making a sparse matrix dense."""
+def _moments(X: np.ndarray | sparse.csr_matrix) -> np.ndarray:
+    """Mean and variance of the columns, (2, n_genes), without making a sparse matrix dense."""
     X = X.astype(np.float64)
     square = X.multiply(X) if sparse.issparse(X) else X**2
     mean, mean_square = (np.asarray(x.mean(axis=0)).ravel() for x in (X, square))
-    return mean, mean_square - mean**2
+    return np.stack([mean, mean_square - mean**2])

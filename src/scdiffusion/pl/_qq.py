@@ -53,13 +53,13 @@ def qq(
     genes
         One gene or several.
     groupby
-        Categorical ``obs`` column: one curve per category, in the colours of ``uns["<groupby>_colors"]``.
+        Categorical ``obs`` column: one set of points per category, in the colours of ``uns["<groupby>_colors"]``.
     groups
         Categories to draw; by default all that have cells on both sides.
     layer
         Layer to take; of a side without it, ``X``.
     n_quantiles
-        Most points of a curve; no more than cells.
+        Most points per gene and category; no more than cells.
     ax
         As many Axes as genes.
     show, return_fig
@@ -89,6 +89,8 @@ def qq(
     ['CD79A', 'NKG7']
     >>> plt.close(axes[0].figure)
     """
+    from matplotlib.ticker import MaxNLocator
+
     if groups is not None and groupby is None:
         raise ValueError("groups are categories of a column: name it too, groupby=...")
     sides = read_pair(real, generated, layer, groupby)
@@ -107,9 +109,11 @@ def qq(
         panel.axline((0, 0), slope=1, color=GREY, ls="--", lw=1)
         for group, rows in members.items():
             x, y = _quantiles([v[r] for v, r in zip(values, rows, strict=True)], n_quantiles)
-            panel.plot(x, y, "o-", color=colors[group], ms=2.5, lw=0.8, label=group)
+            panel.plot(x, y, "o", color=colors[group], ms=3, mew=0, alpha=0.8, label=group)
         highest = max(1.0, *(v.max() for v in values))
         panel.set(xlim=(-0.04 * highest, 1.04 * highest), ylim=(-0.04 * highest, 1.04 * highest), box_aspect=1)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         panel.set_title(gene, fontsize="medium")
     label_axes(panels, "Real expression", "Generated expression", own_figure=ax is None)
     if groupby is not None:

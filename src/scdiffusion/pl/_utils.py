@@ -24,7 +24,7 @@ REAL, GENERATED = "#0072B2", "#E69F00"
 MODELS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 GREY, BACKGROUND = "#999999", "#D9D9D9"
 
-COMPACT = {"frameon": False, "handletextpad": 0.3, "columnspacing": 1.2, "borderpad": 0.2}  # of legends
+COMPACT = {"frameon": False, "handletextpad": 0.5, "columnspacing": 1.2, "borderpad": 0.2}  # of legends
 
 MAX_NUMERIC_CATEGORIES = 50
 LARGEST_LOGARITHM = 20  # log2(1 + 1e6): no log-normalised value exceeds it
@@ -43,17 +43,16 @@ def read_pair(
             raise TypeError(f"{name} must be an AnnData, not {type(adata).__name__}.")
         if not adata.var_names.is_unique:
             raise ValueError(f"{name}.var_names are not unique. Call {name}.var_names_make_unique() first.")
-    layers = dict.fromkeys(layer for adata in sides.values() for layer in adata.layers)
+    layers = dict.fromkeys(name for adata in sides.values() for name in adata.layers)
     if layer is not None and layer not in layers:
         raise ValueError(f"Neither side has a layer {layer!r}.{did_you_mean(layer, layers)}")
     genes = _shared_genes(real, generated)
-    labels = dict.fromkeys(sides, pd.DataFrame()) if key is None else _labels(sides, key)
+    obs = {name: pd.DataFrame(index=pd.RangeIndex(adata.n_obs).astype(str)) for name, adata in sides.items()}
+    for name, labels in ({} if key is None else _labels(sides, key)).items():
+        obs[name][key] = labels
+    var = pd.DataFrame(index=genes)
     return tuple(
-        AnnData(
-            _expression(adata[:, genes], name, layer, counts),
-            obs=labels[name].set_axis(adata.obs_names.astype(str)) if key else None,
-            var=pd.DataFrame(index=genes),
-        )
+        AnnData(_expression(adata[:, genes], name, layer, counts), obs=obs[name], var=var)
         for name, adata in sides.items()
     )
 
@@ -102,12 +101,12 @@ def values_of(adata: AnnData, gene: str) -> np.ndarray:
 
 def colors_of(categories: Sequence[str], key: str, *sources: AnnData) -> dict[str, str]:
     """Return a colour per category, from ``uns["<key>_colors"]`` of the first source that has it, else scanpy's."""
+    from matplotlib import rcParams
     from scanpy.pl import palettes
 
-    default = next(
-        (p for p in (palettes.default_20, palettes.default_28, palettes.default_102) if len(categories) <= len(p)),
-        [GREY] * len(categories),
-    )
+    cycle = rcParams["axes.prop_cycle"].by_key()["color"]
+    in_turn = (cycle, palettes.default_20, palettes.default_28, palettes.default_102, [GREY] * len(categories))
+    default = next(palette for palette in in_turn if len(palette) >= len(categories))
     colors = dict(zip(categories, default, strict=False))
     for adata in reversed(sources):
         own = adata.obs[key].astype("category").cat.categories.astype(str)
@@ -128,13 +127,16 @@ def make_axes(
         return given
     import matplotlib.pyplot as plt
 
-    n_columns = min(n_columns, n_panels)
     n_rows = -(-n_panels // n_columns)
-    figsize = (size[0] * n_columns, size[1] * n_rows)
-    _, grid = plt.subplots(n_rows, n_columns, figsize=figsize, squeeze=False, layout="constrained", **kwargs)
+    n_columns = -(-n_panels // n_rows)
+    kwargs = {"figsize": (size[0] * n_columns, size[1] * n_rows), "layout": "constrained", "squeeze": False} | kwargs
+    _, grid = plt.subplots(n_rows, n_columns, **kwargs)
     for unused in grid.flat[n_panels:]:
         unused.remove()
-    return list(grid.flat[:n_panels])
+    panels = list(grid.flat[:n_panels])
+    for panel in panels[-n_columns:]:
+        panel.tick_params(labelbottom=True)  # of shared axes only the last row has labels, even where it has a gap
+    return panels
 
 
 def label_axes(axes: Sequence[Axes], x: str, y: str, *, own_figure: bool) -> None:
@@ -155,7 +157,11 @@ def add_legend(axes: Sequence[Axes], handles: Sequence[Any], *, own_figure: bool
         legend = figure.legend(loc="outside right center", **kwargs)
         figure.set_figwidth(figure.get_figwidth() + legend.get_window_extent().width / figure.dpi)
     else:
-        axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), **kwargs)
+        last = axes[-1]
+        earlier = last.get_legend()
+        last.legend(loc="center left", bbox_to_anchor=(1, 0.5), **kwargs)
+        if earlier is not None:
+            last.add_artist(earlier)  # Axes hold one legend; another one takes its place
 
 
 def dots(colors: Mapping[str, str]) -> list[Any]:
@@ -193,7 +199,7 @@ def _shared_genes(real: AnnData, generated: AnnData) -> pd.Index:
     return genes
 
 
-def _labels(sides: dict[str, AnnData], key: str) -> dict[str, pd.DataFrame]:
+def _labels(sides: dict[str, AnnData], key: str) -> dict[str, pd.Categorical]:
     labels = {}
     for name, adata in sides.items():
         if key not in adata.obs:
@@ -204,10 +210,11 @@ def _labels(sides: dict[str, AnnData], key: str) -> dict[str, pd.DataFrame]:
         labels[name] = column.astype("category").cat.remove_unused_categories().cat.rename_categories(str)
     categories = dict.fromkeys(c for column in labels.values() for c in column.cat.categories)
     # in the order of the real data, also where a category was not generated
-    return {name: column.cat.set_categories(list(categories)).to_frame(key) for name, column in labels.items()}
+    return {name: column.cat.set_categories(list(categories)).array for name, column in labels.items()}
 
 
 def _expression(adata: AnnData, name: str, layer: str | None, counts: bool) -> np.ndarray | sparse.csr_matrix:
+    adata = adata.to_memory() if adata.isbacked else adata
     where = f"{name}.layers[{layer!r}]" if layer in adata.layers else f"{name}.X"
     X = adata.layers[layer] if layer in adata.layers else adata.X
     X = as_matrix(X, where, min_cells=1, allow_sparse=True)

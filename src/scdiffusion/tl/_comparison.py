@@ -32,7 +32,7 @@ class Scope:
     def __len__(self) -> int:
         return len(self.real)
 
-    def figures(self, metric: Metric, context: Context, n_splits: int, seed: int) -> dict[str, float]:
+    def figures(self, metric: Metric, context: Context, n_splits: int, seed: int) -> dict[str, Any]:
         """Return the metric for every source, and its standard deviation except for the baseline.
 
         The deviation is that of figures on random halves of both sides, drawn without replacement. Of a statistic

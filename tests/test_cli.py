@@ -1,0 +1,33 @@
+import anndata as ad
+import pytest
+
+import scdiffusion as scd
+from scdiffusion.cli import main
+
+
+def test_train_then_generate(tmp_path, capsys):
+    scd.datasets.pbmc68k_reduced().write_h5ad(tmp_path / "cells.h5ad")
+    model, out = str(tmp_path / "model"), str(tmp_path / "out.h5ad")
+    data = str(tmp_path / "cells.h5ad")
+    assert main(["train", data, model, "--layer", "counts", "-c", "bulk_labels", "--max-epochs", "1"]) == 0
+    assert main(["train", data, model, "--layer", "counts"]) == 1
+    assert "already exists" in capsys.readouterr().err
+    assert main(["generate", model, "-n", "7", "-c", "bulk_labels=CD34+", "-o", out, "--seed", "0"]) == 0
+    cells = ad.read_h5ad(out)
+    assert cells.n_obs == 7 and (cells.obs["bulk_labels"] == "CD34+").all()
+    assert main(["generate", model, "-n", "7", "-c", "bulk_labels=CD35+", "-o", out]) == 1
+    assert "Did you mean 'CD34+'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "demo"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"example:\n  scdiffusion {command}" in capsys.readouterr().out
+
+
+def test_conditions_are_written_as_pairs(capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "model", "-c", "B cells", "-o", "out.h5ad"])
+    assert "KEY=CATEGORY" in capsys.readouterr().err
