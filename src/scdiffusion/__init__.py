@@ -2,7 +2,6 @@
 
 from importlib.metadata import version
 
-
 from . import datasets, diffusion, metrics, pl, tl
 from .model import SCDiffusion
 

@@ -68,7 +68,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     train = ad.read_h5ad(options.train) if options.train else None
     table = scd.tl.evaluate(
-        ad.read_h5ad(options.real), ad.read_h5ad(options.generated), groupby=options.groupby, train=train, rng=options.seed
+        ad.read_h5ad(options.real),
+        ad.read_h5ad(options.generated),
+        groupby=options.groupby,
+        train=train,
+        rng=options.seed,
     )
     if options.output:
         table.to_csv(options.output, index=False)
@@ -114,9 +118,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scdiffusion", description="Generate single cells that were never sequenced."
-    )
+    parser = argparse.ArgumentParser(prog="scdiffusion", description="Generate single cells that were never sequenced.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run, summary: str, example: str) -> argparse.ArgumentParser:
@@ -137,7 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("data", help="h5ad file with raw counts")
     train.add_argument("model", help="directory to save the model in")
     train.add_argument("--layer", help="layer with the counts (default: X)")
-    train.add_argument("-c", "--condition", action="append", metavar="KEY", help="obs column to generate by; repeatable")
+    train.add_argument(
+        "-c", "--condition", action="append", metavar="KEY", help="obs column to generate by; repeatable"
+    )
     train.add_argument("--batch-key", metavar="KEY", help="obs column of a nuisance batch")
     train.add_argument("--max-epochs", type=int, help="most epochs of each stage")
     train.add_argument("--checkpoint-dir", help="where to keep checkpoints, and to resume from")
@@ -151,7 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("model", help="directory of a saved model")
     generate.add_argument("-n", "--n-cells", type=int, help="number of cells (default: as many as were trained on)")
     generate.add_argument(
-        "-c", "--condition", action="append", type=_pair, metavar="KEY=CATEGORY", help="what the cells should be; repeatable"
+        "-c",
+        "--condition",
+        action="append",
+        type=_pair,
+        metavar="KEY=CATEGORY",
+        help="what the cells should be; repeatable",
     )
     generate.add_argument("--observed", action="store_true", help="conditions in the proportions of the training data")
     generate.add_argument("-o", "--output", required=True, help="h5ad file to write")
@@ -176,7 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = command(
         "demo", _demo, "Train, generate, evaluate and draw on the embedded blood cells.", "scdiffusion demo demo_output"
     )
-    demo.add_argument("folder", nargs="?", default="scdiffusion_demo", help="where to write (default: scdiffusion_demo)")
+    demo.add_argument(
+        "folder", nargs="?", default="scdiffusion_demo", help="where to write (default: scdiffusion_demo)"
+    )
     return parser
 
 

@@ -19,7 +19,11 @@ def tiny(adata, **setup) -> scd.SCDiffusion:
 
 
 def same(a, b) -> bool:
-    return (a.X != b.X).nnz == 0 and np.array_equal(a.obsm["X_scdiffusion"], b.obsm["X_scdiffusion"]) and a.obs.equals(b.obs)
+    return (
+        (a.X != b.X).nnz == 0
+        and np.array_equal(a.obsm["X_scdiffusion"], b.obsm["X_scdiffusion"])
+        and a.obs.equals(b.obs)
+    )
 
 
 def test_generated_cells_are_as_documented(trained, adata):
@@ -78,7 +82,9 @@ def test_decoding_never_depends_on_batch_mates(trained):
 
 def test_decoded_counts_sum_to_the_library_size(trained):
     latents = np.zeros((3, trained.module.autoencoder.n_latent))
-    np.testing.assert_allclose(trained.decode(latents, library_size=[100, 1000, 5000]).sum(1), [100, 1000, 5000], rtol=1e-4)
+    np.testing.assert_allclose(
+        trained.decode(latents, library_size=[100, 1000, 5000]).sum(1), [100, 1000, 5000], rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("with_data", [True, False])

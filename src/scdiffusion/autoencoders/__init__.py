@@ -3,7 +3,14 @@
 from ._base import Autoencoder, autoencoders
 from ._components import count_components
 from ._counts import CountAutoencoder
-from ._likelihoods import CountLikelihood, CountParameters, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, likelihoods
+from ._likelihoods import (
+    CountLikelihood,
+    CountParameters,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    likelihoods,
+)
 
 __all__ = [
     "Autoencoder",

@@ -127,9 +127,7 @@ class CountAutoencoder(nn.Module):
         self.encoder_linear.bias.zero_()
         self.encoder_linear.weight[:n_components] = torch.from_numpy(encoder * weights)
         self.encoder_linear.bias[:n_components] = torch.from_numpy(-encoder @ pca.mean_)
-        coefficients, log_dispersion = fit_glm(
-            counts, library, scores, estimate_dispersion=self.dispersion is not None
-        )
+        coefficients, log_dispersion = fit_glm(counts, library, scores, estimate_dispersion=self.dispersion is not None)
         n_hidden = self.decoder_input.out_features
         self.decoder_output.bias.copy_(coefficients[:, 0])
         self.decoder_output.weight[:, n_hidden : n_hidden + n_components] = coefficients[:, 1:]
@@ -202,4 +200,3 @@ def _hidden_layers(n_hidden: int, n_layers: int, dropout: float) -> nn.Sequentia
             layers.append(nn.Linear(n_hidden, n_hidden))
         layers += [nn.LayerNorm(n_hidden), nn.SiLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
-

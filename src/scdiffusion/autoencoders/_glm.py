@@ -57,7 +57,9 @@ def fit_glm(
     products = design[:, upper[0]] * design[:, upper[1]]  # (n_cells, n_pairs)
     by_gene = counts.tocsc()
     chunks = [by_gene[:, start : start + chunk] for start in range(0, counts.shape[1], chunk)]
-    coefficients = torch.cat([_fit_means(_dense(x), offset, design, products, upper, ridge, n_iterations) for x in chunks])
+    coefficients = torch.cat(
+        [_fit_means(_dense(x), offset, design, products, upper, ridge, n_iterations) for x in chunks]
+    )
     if not estimate_dispersion:
         return coefficients, torch.zeros(counts.shape[1])
 

@@ -225,4 +225,3 @@ class Poisson(CountLikelihood):
 
     def draw_direct(self, p: CountParameters, generator: torch.Generator | None) -> Tensor:
         return torch.poisson(p.log_rate.exp(), generator=generator)
-

@@ -134,7 +134,9 @@ class GenerationMixin:
         with tqdm(total=len(codes), desc="Generating", unit="cell", disable=not progress) as bar:
             for start, chunk_seed in zip(starts, seed.spawn(len(starts)), strict=True):
                 rows = slice(start, start + batch_size)
-                generator = torch.Generator(self.device).manual_seed(int(chunk_seed.generate_state(1, np.uint64)[0] >> 1))
+                generator = torch.Generator(self.device).manual_seed(
+                    int(chunk_seed.generate_state(1, np.uint64)[0] >> 1)
+                )
                 chunk_codes = torch.from_numpy(codes[rows]).to(self.device)
                 features = self._sample(chunk_codes, sampler, n_steps, scales, generator)
                 log_library = self._log_library(features[:, -1], None if library is None else library[rows])
@@ -147,7 +149,9 @@ class GenerationMixin:
             obs=self._obs(codes),
             var=self.var_.copy(),
             obsm={Key.LATENT: latents},
-            uns={Key.PROVENANCE: _provenance(guidance, guidance_scale, sampler, n_steps, library_size, rng, batch_size)},
+            uns={
+                Key.PROVENANCE: _provenance(guidance, guidance_scale, sampler, n_steps, library_size, rng, batch_size)
+            },
         )
 
     @torch.inference_mode()
@@ -264,7 +268,9 @@ class GenerationMixin:
             indptr = np.concatenate([[0], per_cell.cumsum(0).cpu().numpy()])
             shape = (len(latents[rows]), self.module.autoencoder.n_genes)
             drawn.append(
-                sp.csr_matrix((counts.to(torch.int32).cpu().numpy(), genes.to(torch.int32).cpu().numpy(), indptr), shape)
+                sp.csr_matrix(
+                    (counts.to(torch.int32).cpu().numpy(), genes.to(torch.int32).cpu().numpy(), indptr), shape
+                )
             )
         return drawn
 

@@ -179,4 +179,6 @@ class SCDiffusionModule(BaseModuleClass):
         )
         mean, log_variance = inference_outputs["mean"], inference_outputs["log_variance"]
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
-        return LossOutput(loss=(reconstruction + divergence).mean(), reconstruction_loss=reconstruction, kl_local=divergence)
+        return LossOutput(
+            loss=(reconstruction + divergence).mean(), reconstruction_loss=reconstruction, kl_local=divergence
+        )

@@ -55,9 +55,7 @@ def module_settings(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
             key: settings[key]
             for key in ("autoencoder", "n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "dropout")
         },
-        "process_settings": {
-            key: settings[key] for key in ("schedule", "prediction", "loss_weighting", "n_timesteps")
-        },
+        "process_settings": {key: settings[key] for key in ("schedule", "prediction", "loss_weighting", "n_timesteps")},
         "denoiser_settings": {
             "denoiser": settings["denoiser"],
             "condition_encoder": settings["condition_encoder"],

@@ -85,9 +85,7 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         categories = self._categories()
         if adata is not None:
             self.composition_ = TrainingComposition.from_codes(categories, self._condition_codes()).to_dict()
-            self.ordered_keys_ = [
-                key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)
-            ]
+            self.ordered_keys_ = [key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)]
             self.var_ = adata.var.copy()
             library = np.asarray(self._counts().sum(1)).ravel()
             self.library_range_ = [float(library.min()), float(library.max())]

@@ -13,7 +13,6 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from scdiffusion.model._constants import Key
 from scdiffusion.training import (
     AutoencoderStage,
     CountLoader,
@@ -70,8 +69,8 @@ class TrainingMixin:
         early_stopping
             Whether to stop before `max_epochs`.
         autoencoder_kwargs
-            `batch_size` (128), `kl_weight` (0.5), `lr` (1e-3), `dispersion_lr` (1e-2), `weight_decay` (1e-4) and
-            `patience` (4 epochs).
+            `batch_size` (128), `kl_weight` (0.5), `lr` (2e-4), `dispersion_lr` (1e-3), `weight_decay` (1e-4) and
+            `patience` (3 epochs).
         diffusion_kwargs
             `batch_size` (512), `condition_dropout` (0.15), `lr` (3e-3), `weight_decay` (1e-4), `ema_decay` (0.998) and
             `patience` (15 epochs).
@@ -107,7 +106,9 @@ class TrainingMixin:
         'autoencoder_kl'
         """
         if self.adata is None:
-            raise ValueError("The model was loaded without data. Load it with load(dir, adata=adata) to train it further.")
+            raise ValueError(
+                "The model was loaded without data. Load it with load(dir, adata=adata) to train it further."
+            )
         if not 0 < train_size <= 1:
             raise ValueError(f"train_size must be above 0 and at most 1; got {train_size!r}.")
         self._validate_anndata(self.adata)
@@ -131,9 +132,7 @@ class TrainingMixin:
                     common, np.random.default_rng(rng),
                 )  # fmt: skip
             if epochs["diffusion"] != 0:
-                self._train_diffusion(
-                    counts, epochs["diffusion"], early_stopping, dict(diffusion_kwargs or {}), common
-                )
+                self._train_diffusion(counts, epochs["diffusion"], early_stopping, dict(diffusion_kwargs or {}), common)
 
     def _split_cells(self, train_size: float, rng: np.random.Generator) -> None:
         """Choose the held-out cells, once for the life of the model."""
@@ -155,7 +154,7 @@ class TrainingMixin:
         trainer_kwargs: dict[str, Any],
         rng: np.random.Generator,
     ) -> None:
-        batch_size, patience = settings.pop("batch_size", 128), settings.pop("patience", 4)
+        batch_size, patience = settings.pop("batch_size", 128), settings.pop("patience", 3)
         batch = self._batch_codes()
 
         def loader(cells: np.ndarray, *, shuffle: bool) -> CountLoader:
@@ -167,7 +166,12 @@ class TrainingMixin:
             self.module.autoencoder.initialise(train.counts, rng)
         stage = AutoencoderStage(self.module.autoencoder.train(), kl_weight=settings.pop("kl_weight", 0.5), **settings)
         self._run(
-            stage, train, validation, max_epochs or _AUTOENCODER_EPOCHS, patience if early_stopping else None, trainer_kwargs
+            stage,
+            train,
+            validation,
+            max_epochs or _AUTOENCODER_EPOCHS,
+            patience if early_stopping else None,
+            trainer_kwargs,
         )
 
     def _train_diffusion(

@@ -65,9 +65,9 @@ def lfc(
     >>> import scdiffusion as scd
     >>> adata = scd.datasets.pbmc68k_reduced()
     >>> a, b = adata[::2], adata[1::2]  # two halves, in place of real and generated cells
-    >>> axes = scd.pl.lfc(a, b, "bulk_labels", groups=["CD19+ B", "CD56+ NK"], layer="counts", show=False)
+    >>> axes = scd.pl.lfc(a, b, "phase", layer="counts", show=False)
     >>> [ax.get_title() for ax in axes]
-    ['CD19+ B', 'CD56+ NK']
+    ['G1', 'G2M', 'S']
     >>> plt.close(axes[0].figure)
     """
     from matplotlib.ticker import MaxNLocator

@@ -96,8 +96,8 @@ def qq(
     sides = read_pair(real, generated, layer, groupby)
     genes = pick_genes(sides[0], genes)
     if groupby is None:
-        colors = {"": REAL}
-        members = {"": [np.ones(side.n_obs, dtype=bool) for side in sides]}
+        colors = {None: REAL}
+        members = {None: [np.ones(side.n_obs, dtype=bool) for side in sides]}
     else:
         drawn = pick_groups(*sides, groupby, groups)
         colors = colors_of(sides[0].obs[groupby].cat.categories, groupby, real, generated)

@@ -66,8 +66,8 @@ class AutoencoderStage(Stage):
         autoencoder: nn.Module,
         *,
         kl_weight: float,
-        lr: float = 1e-3,
-        dispersion_lr: float = 1e-2,
+        lr: float = 2e-4,
+        dispersion_lr: float = 1e-3,
         weight_decay: float = 1e-4,
     ) -> None:
         super().__init__("autoencoder", autoencoder)
