@@ -43,8 +43,8 @@ def qq(
 ) -> list[Axes] | Figure | None:
     """Quantiles of generated against those of real expression, one panel per gene.
 
-    Points on the diagonal: the gene has the same distribution on both sides. Below it generated cells express less, and
-    points that leave the lower edge late or early mean too few or too many cells that express the gene at all.
+    Points on the diagonal: the gene has the same distribution on both sides. Below it generated cells express less;
+    points along the lower or the left edge mean too few or too many cells that express the gene at all.
 
     Parameters
     ----------

@@ -18,10 +18,12 @@ class KeepBest(Callback):
         Name of the logged held-out loss.
     patience
         Number of validations without improvement before training stops; None never stops early.
+    least_gain
+        Share of the best loss by which a loss must be lower to count as an improvement.
     """
 
-    def __init__(self, monitor: str, patience: int | None) -> None:
-        self.monitor, self.patience = monitor, patience
+    def __init__(self, monitor: str, patience: int | None, least_gain: float = 0.0) -> None:
+        self.monitor, self.patience, self.least_gain = monitor, patience, least_gain
         self.best_loss, self.best_weights, self.n_worse = float("inf"), None, 0
 
     def on_validation_end(self, trainer: Trainer, stage: LightningModule) -> None:
@@ -29,7 +31,7 @@ class KeepBest(Callback):
         if trainer.sanity_checking or self.monitor not in trainer.callback_metrics:
             return
         loss = float(trainer.callback_metrics[self.monitor])
-        if loss < self.best_loss:
+        if self.best_weights is None or loss < self.best_loss - self.least_gain * abs(self.best_loss):
             self.best_loss, self.n_worse = loss, 0
             self.best_weights = copy.deepcopy(stage.trained_weights())
         else:

@@ -56,7 +56,7 @@ def fit_stage(
     -------
     Logged values by epoch, one data frame per metric.
     """
-    best = KeepBest(stage.validation_loss, patience)
+    best = KeepBest(stage.validation_loss, patience, stage.least_gain)
     history = SimpleLogger()
     own: list[Any] = [best, *([Progress(stage.name)] if progress else [])]
     resume_from = None
