@@ -24,7 +24,7 @@ def split_counts(counts: sp.csr_matrix, rng: np.random.Generator) -> tuple[sp.cs
 
 
 def gene_weights(counts: sp.csr_matrix, rng: np.random.Generator) -> np.ndarray:
-    """Square root of each gene's reliability: the correlation of its two halves over cells, `(n_genes,)`.
+    """Each gene's reliability: the correlation of two halves of its counts over cells, `(n_genes,)`.
 
     Genes whose variation is sampling noise are kept from turning the components towards the noise of the training
     cells, which other cells do not share.
@@ -36,7 +36,7 @@ def gene_weights(counts: sp.csr_matrix, rng: np.random.Generator) -> np.ndarray:
         return np.asarray(a.multiply(b).mean(0)).ravel() - np.asarray(a.mean(0)).ravel() * np.asarray(b.mean(0)).ravel()
 
     variance = np.sqrt(covariance(first, first).clip(1e-12) * covariance(second, second).clip(1e-12))
-    return np.sqrt((covariance(first, second) / variance).clip(0, 1)).astype(np.float32)
+    return (covariance(first, second) / variance).clip(0, 1).astype(np.float32)
 
 
 def fit_components(counts: sp.csr_matrix, weights: np.ndarray, n_components: int, rng: np.random.Generator) -> PCA:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from scvi.model._utils import parse_device_args
 from torch import Tensor
 
 from scdiffusion.training import (
