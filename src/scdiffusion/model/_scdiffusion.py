@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import rich.pretty  # noqa: F401  (scvi-tools' view_anndata_setup uses it without importing it)
 import scipy.sparse as sp
 import torch
 from anndata import AnnData, read_h5ad
