@@ -123,6 +123,7 @@ class TrainingMixin:
             "progress": progress,
             **trainer_kwargs,
         }
+        self.to_device("cpu")  # data are prepared there; Lightning moves networks and minibatches
         with torch.random.fork_rng():
             torch.manual_seed(rng)
             self._split_cells(train_size, np.random.default_rng(rng))
@@ -134,6 +135,8 @@ class TrainingMixin:
                 )  # fmt: skip
             if epochs["diffusion"] != 0:
                 self._train_diffusion(counts, epochs["diffusion"], early_stopping, dict(diffusion_kwargs or {}), common)
+        _, _, device = parse_device_args(accelerator, devices, return_device="torch")
+        self.to_device(device)  # Lightning leaves networks on the CPU; cells are generated where training was
 
     def _split_cells(self, train_size: float, rng: np.random.Generator) -> None:
         """Choose the held-out cells, once for the life of the model."""
