@@ -6,8 +6,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-# How far the variance along a component must stand out, in other cells, from that along components of noise.
-_LEAST_CONTRAST = 1.5
+# By how many standard errors of a variance a component must stand out, in other cells, from components of noise.
+_LEAST_CONTRAST = 3.0
+_N_SPLITS = 3
 
 
 def normalise(counts: sp.csr_matrix, scale: float) -> sp.csr_matrix:
@@ -64,14 +65,22 @@ def count_components(counts: sp.csr_matrix, rng: np.random.Generator, *, least: 
         Bounds of the answer.
     """
     n_held_out = max(counts.shape[0] // 5, 20)
+    contrasts = np.stack(
+        [_contrast(counts, n_held_out, most, rng) for _ in range(_N_SPLITS)]
+    )  # (n_splits, n_components)
+    above_noise = contrasts.mean(0) > 1 + _LEAST_CONTRAST * np.sqrt(2 / n_held_out)
+    return int(np.clip(np.sum(above_noise), min(least, contrasts.shape[1]), most))
+
+
+def _contrast(counts: sp.csr_matrix, n_held_out: int, n_components: int, rng: np.random.Generator) -> np.ndarray:
+    """Variance of held-out cells along each component, over what independent genes would give and noise gives too."""
     order = rng.permutation(counts.shape[0])
     fitted_on, held_out = counts[order[n_held_out:]], counts[order[:n_held_out]]
     weights = gene_weights(fitted_on, rng)
-    pca = fit_components(fitted_on, weights, most, rng)
+    pca = fit_components(fitted_on, weights, n_components, rng)
     scale = float(np.median(np.asarray(counts.sum(1))))
     weighted = (normalise(held_out, scale) @ sp.diags_array(weights)).tocsr()
     gene_variance = np.asarray(weighted.multiply(weighted).mean(0)).ravel() - np.asarray(weighted.mean(0)).ravel() ** 2
     together = pca.transform(weighted).var(0) * pca.explained_variance_
     contrast = together / (pca.components_**2 @ gene_variance).clip(1e-12)
-    noise = np.median(contrast[len(contrast) // 2 :])
-    return int(np.clip(np.sum(contrast > _LEAST_CONTRAST * noise), min(least, len(contrast)), most))
+    return contrast / np.median(contrast[len(contrast) // 2 :])
