@@ -64,7 +64,7 @@ def fit_glm(
         return coefficients, torch.zeros(counts.shape[1])
 
     inverse = []
-    for x, part in zip(chunks, coefficients.split(chunk), strict=True):
+    for x, part in zip(chunks, coefficients.split(chunk), strict=True):  # parts are views: changes reach coefficients
         mean = _expected(part, offset, design)
         usual = _without_outliers(_dense(x), mean)
         part[:, 0] += torch.log((usual.sum(0) + 0.5) / (mean.sum(0) + 0.5))
