@@ -23,8 +23,8 @@ class CountAutoencoder(nn.Module):
     r"""Variational autoencoder of counts whose linear path starts as a principal component analysis.
 
     Encoder and decoder are each the sum of a linear map and a small network. The linear maps start from the
-    principal components of the log-normalised counts, the inverse dispersions from the moments of what those
-    components leave unexplained, and the network's part from zero. Training therefore starts where GLM-PCA
+    principal components of the log-normalised counts, the inverse dispersions from their likeliest values
+    given those components, and the network's part from zero. Training therefore starts where GLM-PCA
     :cite:p:`Townes2019` would end, and a few hundred steps suffice, on small and wide data too.
 
     Counts follow the chosen likelihood with mean :math:`\ell \cdot \mathrm{softmax}(f(z))`, where :math:`\ell` is the
@@ -103,7 +103,7 @@ class CountAutoencoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, counts: sp.csr_matrix, rng: np.random.Generator) -> None:
-        """Start the linear maps from principal components and the dispersions from moments.
+        """Start the encoder from principal components, and the decoder from a regression on them.
 
         Parameters
         ----------

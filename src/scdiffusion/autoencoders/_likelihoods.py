@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +58,7 @@ class CountParameters:
         return CountParameters(self.log_rate[rows, columns], take(self.log_dispersion), take(self.zero_logits))
 
 
-class CountLikelihood:
+class CountLikelihood(ABC):
     r"""A distribution on counts, seen as compound Poisson.
 
     Each member writes its probability of a zero as :math:`e^{-\lambda}`. A negative binomial count is the sum of
@@ -68,21 +69,21 @@ class CountLikelihood:
     has_dispersion = True
     has_zero_inflation = False
 
+    @abstractmethod
     def zero_rate(self, p: CountParameters) -> Tensor:
         r""":math:`\lambda = -\log P(x = 0)`, zero inflation aside; the shape of the parameters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_prob_positive(self, counts: Tensor, p: CountParameters) -> Tensor:
         """Log-probability of counts above zero, zero inflation aside, `(n_entries,)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw_term(self, p: CountParameters, generator: torch.Generator | None) -> Tensor:
         """One term of the compound sum for each entry: at least 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw_direct(self, p: CountParameters, generator: torch.Generator | None) -> Tensor:
         """Draw the count itself, zero included, for each entry."""
-        raise NotImplementedError
 
     def log_prob(self, rows: Tensor, columns: Tensor, counts: Tensor, p: CountParameters) -> Tensor:
         """Log-likelihood of sparse counts.

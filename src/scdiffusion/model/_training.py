@@ -188,17 +188,13 @@ class TrainingMixin:
     ) -> None:
         batch_size, patience = settings.pop("batch_size", 512), settings.pop("patience", 15)
         mean, log_variance, log_library = self._posteriors(counts)
-        cells = {
-            "train": torch.from_numpy(self.train_indices_), "validation": torch.from_numpy(self.validation_indices_)
-        }  # fmt: skip
-        train = cells["train"]
+        train, held_out = torch.from_numpy(self.train_indices_), torch.from_numpy(self.validation_indices_)
         self.module.set_standardisation(mean[train], log_variance[train], log_library[train])
         location = self.module.standardise(mean, log_library)
         # The library size of a cell is observed: only the latents have a posterior.
         scale = torch.cat([(0.5 * log_variance).exp(), torch.zeros_like(log_library)], 1) / self.module.feature_scale
         codes = torch.from_numpy(self._condition_codes())
         loader = LatentLoader(location[train], scale[train], codes[train], batch_size)
-        held_out = cells["validation"]
         validation = None
         if len(held_out):
             validation = FixedLatents(
