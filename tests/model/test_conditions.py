@@ -4,16 +4,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scdiffusion.model._conditions import (
-    TrainingComposition,
-    fill_from_training,
-    read_conditions,
-    unseen_combinations,
-)
+from scdiffusion.model import _conditions
+from scdiffusion.model._composition import Plan, TrainingComposition
+from scdiffusion.model._conditions import beyond_training, unseen_combinations
 
 CATEGORIES = {"cell_type": ["B cell", "NK", "T cell"], "donor": ["101", "102"], "stim": ["False", "True"]}
 # B cells come from donor 101 only; T cells were never stimulated.
 TRAINED = {(0, 0, 0): 30, (0, 0, 1): 10, (1, 0, 0): 5, (1, 1, 1): 15, (2, 0, 0): 20, (2, 1, 0): 40}
+
+
+def read_conditions(*arguments):
+    """The codes of a plan, of which the tests of categorical conditions ask."""
+    return _conditions.read_conditions(*arguments).codes
+
+
+def fill_from_training(codes, *arguments):
+    return _conditions.fill_from_training(Plan(codes, np.empty((len(codes), 0))), *arguments).codes
 
 
 def counts_of(codes):
@@ -58,7 +64,7 @@ class TestTrainingComposition:
         assert composition.categories == {"dose": ["0.5", "1.0"]}
 
     def test_inexact_sample_has_the_training_proportions(self, composition, rng):
-        drawn = counts_of(composition.sample(12_000, rng))
+        drawn = counts_of(composition.sample(12_000, rng).codes)
         assert set(drawn) == set(TRAINED)
         for combination, n_cells in TRAINED.items():
             # Five standard deviations of a binomial.
@@ -66,7 +72,7 @@ class TestTrainingComposition:
             assert abs(drawn[combination] - 12_000 * share) < 5 * np.sqrt(12_000 * share * (1 - share))
 
     def test_inexact_sample_varies(self, composition):
-        first, second = (counts_of(composition.sample(500, np.random.default_rng(seed))) for seed in (0, 1))
+        first, second = (counts_of(composition.sample(500, np.random.default_rng(seed)).codes) for seed in (0, 1))
         assert first != second
 
     def test_combinations_are_those_of_numpy(self, rng):

@@ -1,21 +1,41 @@
 """Diffusion on plain tensors: noise schedules, the forward process, samplers and guidance."""
 
-from .guidance import classifier_free
+from .guidance import (
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    Composition,
+    Guidance,
+    Guide,
+    JointComposition,
+    Step,
+    SumComposition,
+    compositions,
+    guidances,
+)
 from .process import DiffusionProcess, loss_weightings, predictions
 from .samplers import DDIMSampler, DDPMSampler, DPMPP2MSampler, EulerSampler, Sampler, samplers
 from .schedules import CosineSchedule, LinearSchedule, NoiseSchedule, schedules
 
 __all__ = [
+    "ClassifierFreeGuidance",
+    "ClassifierGuidance",
+    "Composition",
     "CosineSchedule",
     "DDIMSampler",
     "DDPMSampler",
     "DPMPP2MSampler",
     "DiffusionProcess",
     "EulerSampler",
+    "Guidance",
+    "Guide",
+    "JointComposition",
     "LinearSchedule",
     "NoiseSchedule",
     "Sampler",
-    "classifier_free",
+    "Step",
+    "SumComposition",
+    "compositions",
+    "guidances",
     "loss_weightings",
     "predictions",
     "samplers",

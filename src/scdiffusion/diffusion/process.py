@@ -171,6 +171,10 @@ class DiffusionProcess(nn.Module):
         alpha, sigma = self._weights(t)
         return (x_t - alpha * x0) / sigma
 
+    def linear_estimate(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return ``alpha_t x_t``, (n, d): the best linear estimate of x_0 where coordinates have unit variance."""
+        return self._weights(t)[0] * x_t
+
     def loss(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return each sample's weighted squared error, (n,), averaged over its d coordinates."""
         squared_error = (output - self.target(x0, noise, t)).square().mean(dim=1)  # (n,)

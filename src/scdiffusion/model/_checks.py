@@ -83,6 +83,56 @@ def check_anndata(
     return keys
 
 
+def check_continuous(adata: AnnData, keys: str | Sequence[str] | None = None, taken: Iterable[str] = ()) -> list[str]:
+    """Check that ``obs`` columns can be learned from as continuous conditions.
+
+    Parameters
+    ----------
+    adata
+        Cells by genes.
+    keys
+        One ``obs`` column or several.
+    taken
+        Columns that are categorical conditions or the batch.
+
+    Returns
+    -------
+    The keys as a list.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or taken, or holds anything but finite numbers, or one number only.
+    """
+    keys = [keys] if isinstance(keys, str) else list(keys or [])
+    twice = [key for key in dict.fromkeys(keys) if [*keys, *taken].count(key) > 1]
+    if twice:
+        raise ValueError(
+            f"continuous_condition_keys names {name_some(twice)}, which is named elsewhere too. Name every column "
+            "once: in condition_keys to ask for its categories, in continuous_condition_keys to ask for any number."
+        )
+    for key in keys:
+        _check_exists(adata, key)
+        column, where = adata.obs[key], f"adata.obs[{key!r}]"
+        if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+            raise ValueError(
+                f"{where} holds no numbers but {column.dtype}. Pass condition_keys=[{key!r}] for categories, or turn "
+                f"it into numbers: {where} = {where}.astype(float)"
+            )
+        values = column.to_numpy(dtype=float, na_value=np.nan)
+        n_bad = int((~np.isfinite(values)).sum())
+        if n_bad:
+            raise ValueError(
+                f"{where} is missing (NaN) or infinite in {n_bad} of {adata.n_obs} cells. Drop them: "
+                f"adata = adata[np.isfinite({where}.astype(float))].copy()"
+            )
+        if np.ptp(values) == 0:
+            raise ValueError(
+                f"{where} is {values[0]:g} in every cell: there is nothing to learn from it. Leave it out."
+            )
+    return keys
+
+
 def check_counts(X: Any, name: str, adata: AnnData | None = None) -> None:
     """Check that a matrix holds raw counts, with at least one in every cell.
 
@@ -147,13 +197,18 @@ def _check_names(adata: AnnData) -> None:
         )
 
 
-def _check_column(adata: AnnData, key: str) -> None:
+def _check_exists(adata: AnnData, key: str) -> None:
     if key not in adata.obs:
         raise ValueError(f"adata.obs has no column {key!r}.{did_you_mean(key, adata.obs.columns)}")
+
+
+def _check_column(adata: AnnData, key: str) -> None:
+    _check_exists(adata, key)
     column, where = adata.obs[key], f"adata.obs[{key!r}]"
     if pd.api.types.is_float_dtype(column) and column.nunique() > MAX_FLOAT_CATEGORIES:
         raise ValueError(
-            f"{where} holds {column.nunique()} different numbers, but conditions are categorical. Bin it first: "
+            f"{where} holds {column.nunique()} different numbers, but conditions are categorical. To ask for any "
+            f"number, pass continuous_condition_keys=[{key!r}]; else make categories of it. Bin it first: "
             f"adata.obs['{key}_binned'] = pd.cut({where}, bins=5).astype(str)"
         )
     n_missing = int(column.isna().sum())

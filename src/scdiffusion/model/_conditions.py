@@ -1,110 +1,46 @@
-"""Reading ``obs_conditions`` into a plan: one row of condition codes per cell to generate."""
+"""Reading ``obs_conditions`` into a plan: one row of condition codes and values per cell to generate."""
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scdiffusion.model._checks import did_you_mean
+from scdiffusion.model._composition import (
+    LEFT_TO_MODEL,
+    Plan,
+    TrainingComposition,
+    is_whole,
+    ranks_of,
+    unique_rows,
+)
 
-LEFT_TO_MODEL = -1
 OBSERVED = "observed"
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingComposition:
-    """Which combinations of conditions the model was trained on, and how many cells of each."""
-
-    categories: dict[str, list[str]]
-    """Condition key to its categories, in training order."""
-    combinations: np.ndarray
-    """Codes of the combinations, shape ``(n_combinations, n_keys)``."""
-    n_cells: np.ndarray
-    """Number of trained cells of every combination, shape ``(n_combinations,)``."""
-
-    @classmethod
-    def from_codes(cls, categories: Mapping[str, Sequence[Any]], codes: np.ndarray) -> TrainingComposition:
-        """Count the combinations in the codes of the trained cells, shape ``(n_cells, n_keys)``."""
-        combinations, _, n_cells = _unique_rows(np.asarray(codes, dtype=np.int64))
-        return cls({str(key): [str(c) for c in names] for key, names in categories.items()}, combinations, n_cells)
-
-    @property
-    def keys(self) -> list[str]:
-        """The condition keys, in the order of the columns of codes."""
-        return list(self.categories)
-
-    @property
-    def n_trained(self) -> int:
-        """Number of cells that the model was trained on."""
-        return int(self.n_cells.sum())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the composition as dicts, lists, strings and integers, for a saved model."""
-        return {
-            "categories": {key: list(names) for key, names in self.categories.items()},
-            "combinations": self.combinations.tolist(),
-            "n_cells": self.n_cells.tolist(),
-        }
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> TrainingComposition:
-        """Rebuild the composition that :meth:`to_dict` wrote."""
-        categories = {key: list(names) for key, names in settings["categories"].items()}
-        n_cells = np.array(settings["n_cells"], dtype=np.int64)
-        combinations = np.array(settings["combinations"], dtype=np.int64).reshape(len(n_cells), len(categories))
-        return cls(categories, combinations, n_cells)
-
-    def sample(self, n: int, rng: np.random.Generator, exact: bool = False) -> np.ndarray:
-        """Draw the codes of ``n`` cells, shape ``(n, n_keys)``, in random order.
-
-        If ``exact``, every combination gets its training share of ``n``, rounded by largest remainder, and only the
-        order is random.
-        """
-        if not exact:
-            return self.combinations[rng.choice(len(self.n_cells), size=n, p=self.n_cells / self.n_trained)]
-        # In integers, so that n = n_trained returns the training composition to the cell.
-        counts, remainders = np.divmod(n * self.n_cells, self.n_trained)
-        counts[np.argsort(-remainders, kind="stable")[: n - counts.sum()]] += 1
-        return rng.permutation(np.repeat(self.combinations, counts, axis=0), axis=0)
-
-    def code(self, key: str, category: Any) -> int:
-        """Return the code of a category as users may write it; -1 (left to the model) for None and NaN."""
-        if pd.api.types.is_scalar(category) and pd.isna(category):
-            return LEFT_TO_MODEL
-        for spelling in _spellings(category):
-            if spelling in self._codes[key]:
-                return self._codes[key][spelling]
-        raise ValueError(f"{key!r} has no category {category!r}.{did_you_mean(category, self.categories[key])}")
-
-    @cached_property
-    def _codes(self) -> dict[str, dict[str, int]]:
-        return {key: {name: code for code, name in enumerate(names)} for key, names in self.categories.items()}
+# Two values of a continuous condition that differ by this share of its standard deviation are about the same.
+NEARBY = 0.1
 
 
 def read_conditions(
     obs_conditions: Any, n_cells: int | None, composition: TrainingComposition, rng: np.random.Generator
-) -> np.ndarray:
-    """Read what the user asked for into one row of condition codes per cell.
+) -> Plan:
+    """Read what the user asked for into one row of condition codes and values per cell.
 
     Parameters
     ----------
     obs_conditions
         - ``None``: every condition is left to the model.
         - ``"observed"``: the training composition, combinations in their training proportions, in random order.
-        - a dict with, for any of the keys: one category for all cells; a dict of category to number of cells; a list,
-          array, Series or Categorical with one category per cell; or ``None``. Numbers of cells (of a
+        - a dict with, for any of the keys: one category or number for all cells; a dict of category or number to
+          number of cells; a list, array, Series or Categorical with one per cell; or ``None``. Numbers of cells (of a
           ``value_counts()``, pass ``.to_dict()``) become blocks in the order given, and meet the lists of other keys
           in that order. If several keys give numbers, the first keeps its blocks and the others are paired with it
           at random.
         - a DataFrame with one row per cell and keys as columns. Its index is not read.
 
-        A key left out, and a category ``None`` or NaN, is left to the model.
+        A key left out, and a category or number ``None`` or NaN, is left to the model.
     n_cells
         Number of cells; ``None`` for as many as ``obs_conditions`` says, else as many as the model was trained on.
     composition
@@ -112,16 +48,12 @@ def read_conditions(
     rng
         Orders ``"observed"`` and pairs several keys with numbers of cells.
 
-    Returns
-    -------
-    Codes, shape ``(n_cells, n_keys)``; -1 is left to the model.
-
     Raises
     ------
     TypeError
         If ``obs_conditions`` is of another type.
     ValueError
-        If a key or category is unknown, or numbers of cells are invalid or disagree.
+        If a key or category is unknown, a value is not a finite number, or numbers of cells are invalid or disagree.
     """
     n_cells = None if n_cells is None else _whole_number(n_cells, "n_cells", minimum=1)
     if isinstance(obs_conditions, str) and obs_conditions == OBSERVED:
@@ -139,56 +71,82 @@ def read_conditions(
     for key in counted[1:]:
         columns[key] = rng.permutation(columns[key])
 
-    plan = np.full((_agreed_size(sizes, composition.n_trained), len(composition.keys)), LEFT_TO_MODEL, dtype=np.int64)
+    n_cells = _agreed_size(sizes, composition.n_trained)
+    codes = np.full((n_cells, len(composition.categories)), LEFT_TO_MODEL, dtype=np.int64)
+    values = np.full((n_cells, len(composition.continuous)), np.nan)
     for key, column in columns.items():
-        plan[:, composition.keys.index(key)] = column
-    return plan
+        if key in composition.continuous:
+            values[:, composition.continuous.index(key)] = column
+        else:
+            codes[:, composition.keys.index(key)] = column
+    return Plan(codes, values)
 
 
 def unseen_combinations(codes: np.ndarray, composition: TrainingComposition) -> list[dict[str, str]]:
     """Return the combinations in a plan that no trained cell has, each once, without what is left to the model."""
-    rows, _, _ = _unique_rows(codes)
+    names = composition.categories
     return [
-        {key: composition.categories[key][code] for key, code in zip(composition.keys, row, strict=True) if code >= 0}
-        for row in rows
+        {key: names[key][code] for key, code in zip(names, row, strict=True) if code >= 0}
+        for row in codes[unique_rows(codes)[0]]
         if not _agrees_with(row, composition).any()
     ]
 
 
+def beyond_training(values: np.ndarray, composition: TrainingComposition) -> list[str]:
+    """Say which values in a plan, shape ``(n_cells, n_continuous)``, lie outside the range of training, and how far."""
+    messages = []
+    for key, asked, trained, deviation in zip(
+        composition.continuous, values.T, composition.values.T, composition.standard_deviations, strict=True
+    ):
+        low, high = trained.min(), trained.max()
+        distance = np.nan_to_num(np.maximum(low - asked, asked - high), nan=0.0)
+        if (distance > 0).any():
+            furthest = distance.argmax()
+            messages.append(
+                f"{key}={asked[furthest]:g} lies outside the training cells' range, {low:g} to {high:g}, by "
+                f"{distance[furthest] / deviation:.2g} of their standard deviations"
+            )
+    return messages
+
+
 def fill_from_training(
-    codes: np.ndarray, composition: TrainingComposition, keys_to_fill: Sequence[str], rng: np.random.Generator
-) -> np.ndarray:
+    plan: Plan, composition: TrainingComposition, keys_to_fill: Sequence[str], rng: np.random.Generator
+) -> Plan:
     """Draw the codes of some keys, where they are left to the model, from training cells with the same conditions.
 
     Parameters
     ----------
-    codes
-        The plan, shape ``(n_cells, n_keys)``; left as it is.
+    plan
+        Left as it is.
     composition
         What the model was trained on.
     keys_to_fill
-        Nuisance conditions such as the batch. Several are drawn jointly.
+        Nuisance conditions such as the batch; categorical. Several are drawn jointly.
     rng
         Draws the codes.
 
     Returns
     -------
-    The plan with those keys filled. Cells of a combination that was never trained on get the keys' overall proportions.
+    The plan with those keys filled. Of the training cells with the same categories, those with about the same values
+    count. Cells of a combination that was never trained on get the keys' overall proportions.
     """
-    filled = codes.copy()
-    to_fill = np.isin(composition.keys, list(keys_to_fill))
-    rows, group, sizes = _unique_rows(codes)
+    filled = plan.codes.copy()
+    to_fill = np.isin(list(composition.categories), list(keys_to_fill))
+    nearby = NEARBY * composition.standard_deviations
+    first, group, sizes = unique_rows(np.column_stack([plan.codes, ranks_of(np.round(plan.values / nearby))]))
     cells_of_rows = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
-    for row, cells in zip(rows, cells_of_rows, strict=True):
+    for row, values, cells in zip(plan.codes[first], plan.values[first], cells_of_rows, strict=True):
         gaps = np.flatnonzero(to_fill & (row < 0))
         if not len(gaps):
             continue
         weights = composition.n_cells * _agrees_with(row, composition)
         if not weights.any():
             weights = composition.n_cells
+        distance = np.nansum(((composition.values - values) / nearby) ** 2, axis=1)
+        weights = weights * np.exp((distance[weights > 0].min() - distance).clip(max=0) / 2)
         drawn = rng.choice(len(weights), size=len(cells), p=weights / weights.sum())
         filled[np.ix_(cells, gaps)] = composition.combinations[np.ix_(drawn, gaps)]
-    return filled
+    return plan._replace(codes=filled)
 
 
 def _requests(obs_conditions: Any, composition: TrainingComposition) -> dict[str, Any]:
@@ -218,21 +176,23 @@ def _requests(obs_conditions: Any, composition: TrainingComposition) -> dict[str
 
 
 def _read_request(key: str, request: Any, composition: TrainingComposition) -> np.ndarray:
-    """Return the codes of one key: one for all cells (no axis), or one per cell."""
+    """Return the codes or values of one key: one for all cells (no axis), or one per cell."""
+    read, left, dtype, entry = composition.code, LEFT_TO_MODEL, np.int64, "category"
+    if key in composition.continuous:
+        read, left, dtype, entry = composition.value, np.nan, np.float64, "number"
     if isinstance(request, Mapping):
         numbers_of = {
             category: _whole_number(number, f"The number of cells of {category!r} in obs_conditions[{key!r}]")
             for category, number in request.items()
         }
-        codes = np.array([composition.code(key, category) for category in numbers_of], dtype=np.int64)
-        return np.repeat(codes, list(numbers_of.values()))
+        return np.repeat(np.array([read(key, name) for name in numbers_of], dtype=dtype), list(numbers_of.values()))
     if not pd.api.types.is_list_like(request, allow_sets=False):
-        return np.asarray(composition.code(key, request))
+        return np.asarray(read(key, request))
     if getattr(request, "ndim", 1) != 1:
-        raise ValueError(f"obs_conditions[{key!r}] must hold one category per cell, not {request.ndim} dimensions.")
-    # Every distinct category is looked up once; factorize codes gaps as -1, which is the last of the looked-up codes.
+        raise ValueError(f"obs_conditions[{key!r}] must hold one {entry} per cell, not {request.ndim} dimensions.")
+    # Everything distinct is looked up once; factorize codes gaps as -1, which is the last of what was looked up.
     positions, distinct = pd.factorize(pd.Series(list(request), dtype=object))
-    return np.array([*(composition.code(key, category) for category in distinct), LEFT_TO_MODEL])[positions]
+    return np.array([*(read(key, name) for name in distinct), left], dtype=dtype)[positions]
 
 
 def _agreed_size(sizes: dict[str, int], default: int) -> int:
@@ -249,34 +209,11 @@ def _agreed_size(sizes: dict[str, int], default: int) -> int:
 
 
 def _whole_number(value: Any, what: str, minimum: int = 0) -> int:
-    if not _is_whole(value) or value < minimum:
+    if not is_whole(value) or value < minimum:
         raise ValueError(f"{what} must be {'a positive' if minimum else 'zero or a positive'} integer, not {value!r}.")
     return int(value)
-
-
-def _spellings(category: Any) -> Iterator[str]:
-    """How a value may be called in training: a gap turns a column of 101 into 101.0, for instance."""
-    yield str(category)
-    if _is_whole(category):
-        yield str(int(category))
-        yield str(float(category))
-
-
-def _is_whole(value: Any) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-    return is_number and float(value).is_integer()
 
 
 def _agrees_with(row: np.ndarray, composition: TrainingComposition) -> np.ndarray:
     """Return which training combinations have the codes of a row of a plan, -1 agreeing with all of them."""
     return ((composition.combinations == row) | (row < 0)).all(axis=1)
-
-
-def _unique_rows(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the distinct rows, which of them every row is, and how often each occurs."""
-    ids = np.zeros(len(codes), dtype=np.int64)
-    # One number per row sorts faster than np.unique(axis=0); renumbering at every key keeps it small.
-    for column in codes.T:
-        ids = np.unique(ids * (column.max() + 2) + column + 1, return_inverse=True)[1]
-    _, first, ids, counts = np.unique(ids, return_index=True, return_inverse=True, return_counts=True)
-    return codes[first], ids, counts

@@ -6,5 +6,6 @@ class Key:
 
     COUNTS = "X"
     CONDITIONS = "scdiffusion_conditions"
+    CONTINUOUS = "scdiffusion_continuous"
     LATENT = "X_scdiffusion"
     PROVENANCE = "scdiffusion"

@@ -1,9 +1,9 @@
-"""How `SCDiffusion` generates: conditions to codes, codes to latents, latents to counts, counts to AnnData."""
+"""How `SCDiffusion` generates: conditions to a plan, the plan to latents, latents to counts, counts to AnnData."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -15,19 +15,13 @@ from anndata import AnnData
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scdiffusion.diffusion import Sampler, classifier_free, samplers
-from scdiffusion.model._checks import did_you_mean, name_some
-from scdiffusion.model._conditions import (
-    LEFT_TO_MODEL,
-    TrainingComposition,
-    fill_from_training,
-    read_conditions,
-    unseen_combinations,
-)
+from scdiffusion.diffusion import Composition, Guidance, Sampler, samplers
+from scdiffusion.model._checks import name_some
+from scdiffusion.model._composition import Plan, TrainingComposition
+from scdiffusion.model._conditions import beyond_training, fill_from_training, read_conditions, unseen_combinations
 from scdiffusion.model._constants import Key
+from scdiffusion.model._guidance import Scale, read_guidance
 from scdiffusion.model._module import DECODING_BLOCK
-
-GUIDANCES = ("classifier_free",)
 
 
 class GenerationMixin:
@@ -38,8 +32,11 @@ class GenerationMixin:
         n_cells: int | None = None,
         obs_conditions: Any = None,
         *,
-        guidance: str | None = None,
-        guidance_scale: float | Mapping[str, float] | None = None,
+        guidance: str | Guidance | Mapping[str | Guidance, Scale | None] | None = None,
+        guidance_scale: Scale | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        compose: str | Composition = "joint",
         sampler: str | Sampler = "dpmpp_2m",
         n_steps: int | None = None,
         library_size: float | Sequence[float] | None = None,
@@ -59,15 +56,33 @@ class GenerationMixin:
             - `None`: whatever the training cells are like.
             - `"observed"`: the conditions of the training cells, in their proportions.
             - a dict by condition key. Its values are one category for all cells (`{"cell_type": "B cell"}`), numbers of
-              cells by category (`{"cell_type": {"B cell": 500, "NK": 200}}`), or one category per cell.
+              cells by category (`{"cell_type": {"B cell": 500, "NK": 200}}`), or one category per cell. Of continuous
+              keys, any numbers in place of categories (`{"time": 3.5}`).
             - a data frame with one row per cell.
 
             A key left out, None or NaN is left to the model.
         guidance
-            `"classifier_free"` pushes cells towards their conditions, away from the unconditional model.
+            What pulls cells towards their conditions:
+
+            - `"classifier_free"`: the denoiser's own estimate without them, which cells are pushed away from.
+            - `"classifier"`: the gradients of classifiers (see :meth:`train_classifier`). The denoiser runs with the
+              conditions that are guided by left to the model, and the classifiers alone bring them in.
+            - a :class:`~scdiffusion.diffusion.Guidance`.
+            - a dict of any of these to their scales, to combine them: `{"classifier_free": 0, "classifier": 1}` is a
+              conditional denoiser and classifiers on top. The denoiser then sees what classifier-free guidance covers.
         guidance_scale
-            Strength w of the guidance: -1 is unconditional, 0 conditional, above 0 sharper. One number, or one per
-            condition key. Default 1 where there is guidance.
+            Strength of the guidance. Of `"classifier_free"`: -1 is unconditional, 0 conditional, above 0 sharper. Of
+            `"classifier"`: 0 is unconditional, 1 conditional, above 1 sharper. One number, or one per condition key;
+            with a dict, other keys are conditions without guidance. Default 1.
+        guidance_interval
+            Guide only between these shares of the process, 0 (clean) to 1 (pure noise); `(0, 0.5)`, for instance, is
+            the second half of the way. By default always.
+        guidance_rescale
+            How far each cell's standard deviation across latents is brought back to what it is without guidance, 0
+            (not at all) to 1.
+        compose
+            `"joint"`: the denoiser sees all conditions together, and knows how one acts in the presence of another.
+            `"sum"`: it sees one at a time, and what each changes is summed, a product of experts.
         sampler
             `"dpmpp_2m"`, `"ddim"`, `"ddpm"` or `"euler"`, or a :class:`~scdiffusion.diffusion.Sampler`.
         n_steps
@@ -87,7 +102,8 @@ class GenerationMixin:
 
         - `X`: counts, int32 CSR, `(n_cells, n_genes)`.
         - `obs`: the conditions, with the categories of the training data; missing where left to the model. A batch
-          that was left to the model is drawn from the training cells with the same conditions.
+          that was left to the model is drawn from the training cells with the same conditions. Guidance leaves the
+          batch alone.
         - `var`: as in training.
         - `obsm["X_scdiffusion"]`: latents, `(n_cells, n_latent)`.
         - `uns["scdiffusion"]`: how the cells were generated.
@@ -100,11 +116,13 @@ class GenerationMixin:
         Warns
         -----
         UserWarning
-            If no training cell has a combination of conditions that is asked for.
+            If no training cell has a combination of conditions that is asked for, a number lies outside the range of
+            training, or guidance has nothing to guide by.
 
         References
         ----------
-        Luo et al. 2024 (scDiffusion); Wang et al. 2023 (SCLD), Algorithm 2 and Eq. 13.
+        Luo et al. 2024 (scDiffusion), Eq. 5; Wang et al. 2023 (SCLD), Algorithm 2 and Eq. 13. Rescaling: Lin et al.,
+        *Common Diffusion Noise Schedules and Sample Steps are Flawed*, 2024, Eqs. 15 and 16.
 
         Examples
         --------
@@ -119,38 +137,60 @@ class GenerationMixin:
         """
         self._require_trained("generate")
         sampler = samplers.resolve(sampler)
-        scales = self._read_guidance(guidance, guidance_scale)
         seed = np.random.SeedSequence(_entropy(rng))
         plan_rng = np.random.default_rng(seed.spawn(1)[0])
         composition = self.composition
         asked = read_conditions(obs_conditions, n_cells, composition, plan_rng)
-        _warn_of_unseen(asked, composition)
-        codes = fill_from_training(asked, composition, [self.batch_key] if self.batch_key else [], plan_rng)
-        library = _read_library_size(library_size, len(codes))
+        _warn_of_extrapolation(asked, composition)
+        plan = fill_from_training(asked, composition, [self.batch_key] if self.batch_key else [], plan_rng)
+        conditions = self.module.conditions(torch.from_numpy(plan.codes), torch.from_numpy(plan.values))
+        keys = {key: position for position, key in enumerate(composition.keys) if key != self.batch_key}
+        guide, guidance_provenance = read_guidance(
+            guidance,
+            guidance_scale,
+            guidance_interval,
+            guidance_rescale,
+            compose,
+            keys=keys,
+            asked=[key for key, position in keys.items() if conditions.asked[:, position].any()],
+            classifiers=self.classifiers_,
+        )
+        library = _read_library_size(library_size, len(conditions))
 
-        latents = np.empty((len(codes), self.module.autoencoder.n_latent), dtype=np.float32)
+        latents = np.empty((len(conditions), self.module.autoencoder.n_latent), dtype=np.float32)
         blocks = []
-        starts = range(0, len(codes), batch_size)
-        with tqdm(total=len(codes), desc="Generating", unit="cell", disable=not progress) as bar:
+        starts = range(0, len(conditions), batch_size)
+        with tqdm(total=len(conditions), desc="Generating", unit="cell", disable=not progress) as bar:
             for start, chunk_seed in zip(starts, seed.spawn(len(starts)), strict=True):
                 rows = slice(start, start + batch_size)
                 generator = torch.Generator(self.device).manual_seed(
                     int(chunk_seed.generate_state(1, np.uint64)[0] >> 1)
                 )
-                chunk_codes = torch.from_numpy(codes[rows]).to(self.device)
-                features = self._sample(chunk_codes, sampler, n_steps, scales, generator)
+                chunk = conditions[rows].to(self.device)
+                features = self.module.sample(chunk, sampler, n_steps, generator, guide)
                 log_library = self._log_library(features[:, -1], None if library is None else library[rows])
                 latents[rows] = features[:, :-1].cpu().numpy()
-                blocks += self._draw(features[:, :-1], log_library, self._batch_of(chunk_codes), generator)
-                bar.update(len(chunk_codes))
+                batch = chunk.codes[:, -1] if self.batch_key else None
+                blocks += self._draw(features[:, :-1], log_library, batch, generator)
+                bar.update(len(chunk))
 
         return AnnData(
             sp.vstack(blocks, format="csr"),
-            obs=self._obs(codes),
+            obs=self._obs(plan),
             var=self.var_.copy(),
             obsm={Key.LATENT: latents},
             uns={
-                Key.PROVENANCE: _provenance(guidance, guidance_scale, sampler, n_steps, library_size, rng, batch_size)
+                Key.PROVENANCE: {
+                    "version": version("scdiffusion"),
+                    **guidance_provenance,
+                    "sampler": type(sampler).__name__,
+                    "n_steps": sampler.default_n_steps if n_steps is None else n_steps,
+                    "library_size": "drawn" if library_size is None else "given",
+                    # h5ad files hold no None
+                    "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
+                    "batch_size": batch_size,
+                    "values": "counts",
+                }
             },
         )
 
@@ -200,60 +240,12 @@ class GenerationMixin:
         if not self.is_trained_:
             raise ValueError(f"The model is not trained yet: call model.train() before model.{what}().")
 
-    def _read_guidance(
-        self, guidance: str | None, scale: float | Mapping[str, float] | None
-    ) -> float | dict[int, float] | None:
-        """The scale as a number, or by the position of the condition key; None without guidance."""
-        if guidance is None:
-            if scale is not None:
-                raise ValueError("guidance_scale needs guidance: pass guidance='classifier_free'.")
-            return None
-        if guidance not in GUIDANCES:
-            raise ValueError(f"Unknown guidance {guidance!r}.{did_you_mean(guidance, GUIDANCES)}")
-        if not self.composition.keys:
-            raise ValueError(
-                "Guidance needs conditions, and the model was trained without. Train one with "
-                "SCDiffusion.setup_anndata(adata, condition_keys=...)."
-            )
-        scales = {None: 1.0} if scale is None else dict(scale) if isinstance(scale, Mapping) else {None: scale}
-        for key, value in scales.items():
-            if key is not None and key not in self.composition.keys:
-                raise ValueError(f"guidance_scale names {key!r}.{did_you_mean(key, self.composition.keys)}")
-            if not value >= -1:
-                raise ValueError(f"guidance_scale must be -1 (unconditional) or more; got {value!r}.")
-        return float(scales[None]) if None in scales else {self.composition.keys.index(k): v for k, v in scales.items()}
-
-    @torch.inference_mode()
-    def _sample(
-        self,
-        codes: Tensor,
-        sampler: Sampler,
-        n_steps: int | None,
-        scales: float | dict[int, float] | None,
-        generator: torch.Generator,
-    ) -> Tensor:
-        def guide(denoise: Callable[..., Tensor], x_t: Tensor, t: Tensor) -> Tensor:
-            conditional = denoise(x_t, t, codes)
-            if not isinstance(scales, dict):
-                return classifier_free(conditional, denoise(x_t, t, torch.full_like(codes, LEFT_TO_MODEL)), scales)
-            guided = conditional
-            for column, scale in scales.items():
-                without = codes.clone()
-                without[:, column] = LEFT_TO_MODEL
-                guided = guided + scale * (conditional - denoise(x_t, t, without))
-            return guided
-
-        return self.module.sample(codes, sampler, n_steps, generator, guide=None if scales is None else guide)
-
     def _log_library(self, standardised: Tensor, given: np.ndarray | None) -> Tensor:
         """Log library size of cells, from the diffusion or as given; drawn ones stay within the range of training."""
         if given is not None:
             return torch.as_tensor(np.log(given), dtype=torch.float32, device=standardised.device)
         log_library = standardised * self.module.feature_scale[-1] + self.module.feature_mean[-1]
         return log_library.clamp(*np.log(self.library_range_))
-
-    def _batch_of(self, codes: Tensor) -> Tensor | None:
-        return codes[:, self.composition.keys.index(self.batch_key)] if self.batch_key else None
 
     @torch.inference_mode()
     def _draw(
@@ -274,12 +266,14 @@ class GenerationMixin:
             )
         return drawn
 
-    def _obs(self, codes: np.ndarray) -> pd.DataFrame:
+    def _obs(self, plan: Plan) -> pd.DataFrame:
+        composition = self.composition
         columns = {
             key: pd.Categorical.from_codes(column, dtype=self._category_dtype(key))
-            for key, column in zip(self.composition.keys, codes.T, strict=True)
+            for key, column in zip(composition.categories, plan.codes.T, strict=True)
         }
-        return pd.DataFrame(columns, index=pd.Index([f"generated_{i}" for i in range(len(codes))]))
+        columns |= dict(zip(composition.continuous, plan.values.T, strict=True))
+        return pd.DataFrame(columns, index=pd.Index([f"generated_{i}" for i in range(len(plan.codes))]))
 
 
 def _blocks(n_cells: int) -> list[slice]:
@@ -294,15 +288,16 @@ def _entropy(rng: int | np.random.Generator | None) -> int | None:
     return None if rng is None else int(rng)
 
 
-def _warn_of_unseen(codes: np.ndarray, composition: TrainingComposition) -> None:
-    unseen = unseen_combinations(codes, composition)
+def _warn_of_extrapolation(plan: Plan, composition: TrainingComposition) -> None:
+    messages = [f"{message}: the model extrapolates." for message in beyond_training(plan.values, composition)]
+    unseen = unseen_combinations(plan.codes, composition)
     if unseen:
         names = name_some([", ".join(f"{key}={category}" for key, category in row.items()) for row in unseen], 5)
-        warnings.warn(
-            f"No training cell has the combination {names}: the model extrapolates from the conditions apart.",
-            UserWarning,
-            stacklevel=3,
+        messages.append(
+            f"No training cell has the combination {names}: the model extrapolates from the conditions apart."
         )
+    for message in messages:
+        warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def _read_library_size(library_size: float | Sequence[float] | None, n_cells: int) -> np.ndarray | None:
@@ -314,27 +309,3 @@ def _read_library_size(library_size: float | Sequence[float] | None, n_cells: in
     if not (np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError("library_size must hold positive, finite numbers of counts.")
     return np.broadcast_to(sizes, (n_cells,))
-
-
-def _provenance(
-    guidance: str | None,
-    guidance_scale: float | Mapping[str, float] | None,
-    sampler: Sampler,
-    n_steps: int | None,
-    library_size: Any,
-    rng: Any,
-    batch_size: int,
-) -> dict[str, Any]:
-    """What the cells were generated with; h5ad files hold no None, which becomes "none" here."""
-    default_scale = {} if guidance is None else {"guidance_scale": 1.0}
-    return {
-        "version": version("scdiffusion"),
-        "guidance": guidance or "none",
-        **(default_scale if guidance_scale is None else {"guidance_scale": guidance_scale}),
-        "sampler": type(sampler).__name__,
-        "n_steps": sampler.default_n_steps if n_steps is None else n_steps,
-        "library_size": "drawn" if library_size is None else "given",
-        "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
-        "batch_size": batch_size,
-        "values": "counts",
-    }

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
-from torch import Tensor
+from torch import Tensor, nn
 
 from scdiffusion.autoencoders import CountParameters, autoencoders
-from scdiffusion.diffusion import DiffusionProcess, Sampler
-from scdiffusion.networks import condition_encoders, denoisers
+from scdiffusion.diffusion import DiffusionProcess, Guide, Sampler
+from scdiffusion.networks import (
+    CategoryClassifier,
+    Conditions,
+    NoiseAwareClassifier,
+    NumberRegressor,
+    condition_encoders,
+    denoisers,
+)
 
 # Cells decoded together. Matrix products of one fixed shape treat each row alike, whatever stands in the others.
 DECODING_BLOCK = 256
@@ -25,7 +32,9 @@ class SCDiffusionModule(BaseModuleClass):
     n_genes
         Number of genes.
     n_categories
-        Number of categories of each condition key, the batch last where there is one.
+        Number of categories of each categorical condition key, the batch last where there is one.
+    n_continuous
+        Number of continuous condition keys.
     n_batches
         Number of batches; 0 for none.
     autoencoder_settings, process_settings, denoiser_settings
@@ -36,6 +45,7 @@ class SCDiffusionModule(BaseModuleClass):
         self,
         n_genes: int,
         n_categories: Sequence[int],
+        n_continuous: int,
         n_batches: int,
         autoencoder_settings: dict[str, Any],
         process_settings: dict[str, Any],
@@ -47,10 +57,15 @@ class SCDiffusionModule(BaseModuleClass):
             settings.pop("autoencoder"), n_genes=n_genes, n_batches=n_batches, **settings
         )
         self.n_batches = n_batches
+        self.n_categories = list(n_categories)
+        self.classifiers = nn.ModuleDict()  # by position of the condition key; empty until they are trained
         self.process = DiffusionProcess(**process_settings)
         settings = dict(denoiser_settings)
         conditions = condition_encoders.resolve(
-            settings.pop("condition_encoder"), n_categories=n_categories, n_hidden=settings["n_hidden"]
+            settings.pop("condition_encoder"),
+            n_categories=n_categories,
+            n_continuous=n_continuous,
+            n_hidden=settings["n_hidden"],
         )
         self.n_features = self.autoencoder.n_latent + 1
         self.denoiser = denoisers.resolve(
@@ -63,10 +78,24 @@ class SCDiffusionModule(BaseModuleClass):
         self.register_buffer("feature_mean", torch.zeros(self.n_features))
         self.register_buffer("feature_scale", torch.ones(self.n_features))
         self.register_buffer("feature_limit", torch.full((self.n_features,), 10.0))
+        self.register_buffer("value_mean", torch.zeros(n_continuous))
+        self.register_buffer("value_scale", torch.ones(n_continuous))
+
+    def add_classifier(self, key: int, **settings: Any) -> NoiseAwareClassifier:
+        """Make the classifier of the condition key at a position anew, and return it."""
+        settings = {"n_features": self.n_features, "n_timesteps": self.process.n_timesteps, **settings}
+        is_categorical = key < len(self.n_categories)
+        classifier = (
+            CategoryClassifier(n_outputs=self.n_categories[key], **settings)
+            if is_categorical
+            else NumberRegressor(**settings)
+        )
+        self.classifiers[str(key)] = classifier.to(self.feature_mean.device)
+        return classifier
 
     @torch.no_grad()
-    def set_standardisation(self, mean: Tensor, log_variance: Tensor, log_library: Tensor) -> None:
-        """Make posterior samples of the training cells and their log library sizes have mean 0 and variance 1.
+    def set_standardisation(self, mean: Tensor, log_variance: Tensor, log_library: Tensor, values: Tensor) -> None:
+        """Make posterior samples, log library sizes and values of the training cells have mean 0 and variance 1.
 
         Parameters
         ----------
@@ -74,7 +103,11 @@ class SCDiffusionModule(BaseModuleClass):
             Posteriors of the training cells, `(n_cells, n_latent)`.
         log_library
             `(n_cells, 1)`.
+        values
+            Values of the continuous conditions, `(n_cells, n_continuous)`.
         """
+        self.value_mean.copy_(values.mean(0))
+        self.value_scale.copy_(values.std(0).clamp(min=1e-12))
         variance = torch.cat([mean.var(0) + log_variance.exp().mean(0), log_library.var(0)])
         self.feature_mean.copy_(torch.cat([mean.mean(0), log_library.mean(0)]))
         self.feature_scale.copy_(variance.sqrt().clamp(min=1e-4))
@@ -83,6 +116,11 @@ class SCDiffusionModule(BaseModuleClass):
     def standardise(self, latents: Tensor, log_library: Tensor) -> Tensor:
         """Latents and log library size as the diffusion sees them, `(n_cells, n_latent + 1)`."""
         return (torch.cat([latents, log_library], 1) - self.feature_mean) / self.feature_scale
+
+    def conditions(self, codes: Tensor, values: Tensor) -> Conditions:
+        """Conditions as the networks see them, of codes `(n_cells, n_categorical)` and values `(n_cells, n_continuous)`."""
+        standardised = (values.double() - self.value_mean.to(values.device)) / self.value_scale.to(values.device)
+        return Conditions(codes, standardised.float())
 
     def decode(self, latents: Tensor, log_library: Tensor, batch: Tensor | None = None) -> CountParameters:
         """Distribution of the expression of at most :data:`DECODING_BLOCK` cells, of which each is decoded alone.
@@ -109,41 +147,58 @@ class SCDiffusionModule(BaseModuleClass):
         )
         return parameters.head(n_cells)
 
-    @auto_move_data
     def sample(
         self,
-        codes: Tensor,
+        conditions: Conditions,
         sampler: Sampler,
         n_steps: int | None,
         generator: torch.Generator,
-        guide: Callable[..., Tensor] | None = None,
+        guide: Guide | None = None,
     ) -> Tensor:
         """Draw standardised latents and log library sizes.
 
         Parameters
         ----------
-        codes
-            Condition codes, `(n_cells, n_keys)`; -1 where left to the model.
+        conditions
+            Of the cells, on this module's device.
         sampler, n_steps
             The reverse process.
         generator
             Source of randomness on this module's device.
         guide
-            `guide(denoise, x_t, t)` in place of `denoise(x_t, t, codes)`.
+            How conditions are composed and guided; by default jointly and without guidance.
 
         Returns
         -------
         `(n_cells, n_latent + 1)`.
         """
+        guide = Guide() if guide is None else guide
+        noise = torch.randn((len(conditions), self.n_features), generator=generator, device=conditions.device)
 
-        def denoise(x_t: Tensor, t: Tensor, codes: Tensor = codes) -> Tensor:
-            x0 = self.process.to_x0(self.denoiser(x_t, t, codes), x_t, t)
-            # Where next to nothing is left of the signal, an error of a predicted noise is blown up without bound.
-            return torch.clamp(x0, -self.feature_limit, self.feature_limit)
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return self._limited(guide(self, x_t, t, conditions))
 
-        noise = torch.randn((len(codes), self.n_features), generator=generator, device=codes.device)
-        step = denoise if guide is None else lambda x_t, t: guide(denoise, x_t, t)
-        return sampler.sample(step, noise, self.process.schedule, n_steps, generator=generator)
+        return sampler.sample(denoise, noise, self.process.schedule, n_steps, generator=generator)
+
+    def estimate(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        """The denoiser's estimate of x_0, `(n_cells, n_features)`, from noised latents at timesteps `(n_cells,)`."""
+        # Where next to nothing is left of the signal, an error of a predicted noise is blown up without bound.
+        return self._limited(self.process.to_x0(self.denoiser(x_t, t, conditions), x_t, t))
+
+    def log_probability(self, x_t: Tensor, t: Tensor, conditions: Conditions, key: int) -> Tensor:
+        """Log-likelihood of one condition of noised cells, `(n_cells,)`; 0 where it is left to the model.
+
+        Of a continuous condition, it is the density of the standardised value.
+        """
+        classifier = self.classifiers[str(key)]
+        asked = conditions.asked[:, key]
+        # Any valid target will do where nothing is asked for.
+        target = conditions.column(key).where(asked, 0)
+        output = classifier(self.process.linear_estimate(x_t, t), t)
+        return classifier.log_prob(output, target).where(asked, 0)
+
+    def _limited(self, x0: Tensor) -> Tensor:
+        return torch.clamp(x0, -self.feature_limit, self.feature_limit)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
         return {"counts": tensors["X"]}

@@ -12,6 +12,116 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData, read_h5ad
+from scvi.model._utils import parse_device_args
+
+_MODEL_FILE, _DATA_FILE = "model.pt", "adata.h5ad"
+
+
+class SavingMixin:
+    """Saving and loading a model."""
+
+    def save(
+        self,
+        dir_path: str | Path,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model; :meth:`load` needs no data to generate from it.
+
+        Parameters
+        ----------
+        dir_path
+            Directory to make. It appears only when everything in it is written.
+        prefix
+            Prefix of the file names.
+        overwrite
+            Whether to replace files of an existing directory.
+        save_anndata
+            Whether to write the training data beside the model.
+        **anndata_write_kwargs
+            Passed on to :meth:`~anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        ValueError
+            If the directory exists and `overwrite` is not set.
+        """
+        attributes = {name: value for name, value in self._get_user_attributes() if name.endswith("_")}
+        contents = {
+            "model_state_dict": {key: tensor.cpu() for key, tensor in self.module.state_dict().items()},
+            "var_names": self.var_.index.astype(str).tolist(),
+            "attr_dict": to_plain(attributes),
+        }
+        with AtomicDirectory(dir_path, overwrite=overwrite) as folder:
+            torch.save(contents, folder / f"{prefix or ''}{_MODEL_FILE}")
+            if save_anndata:
+                self.adata.write_h5ad(folder / f"{prefix or ''}{_DATA_FILE}", **anndata_write_kwargs)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+        **kwargs: Any,
+    ) -> SavingMixin:
+        """Load a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Directory that :meth:`save` wrote.
+        adata
+            Cells with the same genes, to train further or to encode. None: the data saved beside the model if there
+            are any, else none, which is enough to generate. False: none in any case.
+        accelerator, device
+            Where to put the model.
+        prefix
+            Prefix of the file names.
+        **kwargs
+            Accepted for scvi-tools' own callers and ignored.
+
+        Returns
+        -------
+        The model.
+
+        Raises
+        ------
+        ValueError
+            If there is no model in the directory, or the genes of `adata` differ.
+        """
+        path = Path(dir_path) / f"{prefix or ''}{_MODEL_FILE}"
+        if not path.exists():
+            raise ValueError(f"There is no model at {path}. Give the directory that model.save(...) wrote.")
+        _, _, device = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
+        contents = torch.load(path, map_location=device, weights_only=True)
+        attributes = from_plain(contents["attr_dict"])
+        registry, parameters = attributes.pop("registry_"), attributes.pop("init_params_")
+        if registry["model_name"] != cls.__name__:
+            raise ValueError(f"{path} holds a {registry['model_name']}, not a {cls.__name__}.")
+        saved_data = path.with_name(f"{prefix or ''}{_DATA_FILE}")
+        if adata is None and saved_data.exists():
+            adata = read_h5ad(saved_data)
+        if adata is None or adata is False:
+            adata = None
+        else:
+            _check_genes(adata, contents["var_names"])
+            cls.setup_anndata(adata, source_registry=registry, **registry["setup_args"])
+        overrides = parameters["kwargs"]["overrides"]
+        model = cls(adata, registry=registry, **parameters["non_kwargs"], **overrides)
+        for name, value in attributes.items():
+            setattr(model, name, value)
+        for key, settings in model.classifiers_.items():
+            model.module.add_classifier(model.composition.keys.index(key), **settings)
+        model.module.load_state_dict(contents["model_state_dict"])
+        model.to_device(device)
+        model.module.eval()
+        return model
 
 
 def to_plain(value: Any) -> Any:
@@ -78,3 +188,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _check_genes(adata: AnnData, var_names: list[str]) -> None:
+    given = adata.var_names.astype(str)
+    if list(given) == var_names:
+        return
+    missing = pd.Index(var_names).difference(given, sort=False)
+    if len(missing):
+        detail = f"{len(missing)} of the model's {len(var_names)} genes are missing, e.g. {missing[0]!r}"
+    else:
+        detail = f"they are in another order, or there are others among them ({len(given)} against {len(var_names)})"
+    raise ValueError(
+        f"adata does not have the genes the model was trained on: {detail}. Bring them in line with "
+        "adata = adata[:, model.var_.index].copy(), or load without data: load(dir)."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,26 +11,24 @@ import pandas as pd
 import rich.pretty  # noqa: F401  (scvi-tools' view_anndata_setup uses it without importing it)
 import scipy.sparse as sp
 import torch
-from anndata import AnnData, read_h5ad
+from anndata import AnnData
 from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalJointObsField, LayerField
-from scvi.model._utils import parse_device_args
+from scvi.data.fields import CategoricalJointObsField, LayerField, NumericalJointObsField
 from scvi.model.base import BaseModelClass
 
 from scdiffusion.autoencoders import count_components
-from scdiffusion.model._checks import check_anndata
-from scdiffusion.model._conditions import TrainingComposition
+from scdiffusion.model._checks import check_anndata, check_continuous
+from scdiffusion.model._classifiers import ClassifierMixin
+from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._constants import Key
 from scdiffusion.model._generation import GenerationMixin
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._presets import module_settings, read_preset
-from scdiffusion.model._saving import AtomicDirectory, from_plain, to_plain
+from scdiffusion.model._saving import SavingMixin
 from scdiffusion.model._training import TrainingMixin
 
-_MODEL_FILE, _DATA_FILE = "model.pt", "adata.h5ad"
 
-
-class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
+class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, BaseModelClass):
     """Latent diffusion model of single-cell counts, which generates cells under any conditions.
 
     An autoencoder maps cells to latents; a diffusion model learns how latents and library size are distributed, given
@@ -83,9 +81,13 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         setup = self.registry_["setup_args"]
         self.batch_key: str | None = setup["batch_key"]
         self.condition_keys: list[str] = list(setup["condition_keys"] or [])
+        self.continuous_condition_keys: list[str] = list(setup["continuous_condition_keys"] or [])
+        self.classifiers_: dict[str, dict[str, Any]] = {}  # settings of the trained ones, by condition key
         categories = self._categories()
         if adata is not None:
-            self.composition_ = TrainingComposition.from_codes(categories, self._condition_codes()).to_dict()
+            codes, values = self._registered_conditions()
+            composition = TrainingComposition.from_codes(categories, codes, self.continuous_condition_keys, values)
+            self.composition_ = composition.to_dict()
             self.ordered_keys_ = [key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)]
             self.var_ = adata.var.copy()
             library = np.asarray(self._counts().sum(1)).ravel()
@@ -100,12 +102,14 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
             self.module = SCDiffusionModule(
                 self.summary_stats.n_vars,
                 n_categories,
+                len(self.continuous_condition_keys),
                 n_categories[-1] if self.batch_key else 0,
                 **module_settings(settings),
             )
         self._model_summary_string = (
             f"SCDiffusion with n_genes: {self.summary_stats.n_vars}, n_latent: {settings['n_latent']}, "
-            f"likelihood: {settings['likelihood']}, conditions: {', '.join(categories) or 'none'}"
+            f"likelihood: {settings['likelihood']}, conditions: "
+            f"{', '.join([*categories, *self.continuous_condition_keys]) or 'none'}"
         )
         self.init_params_ = self._get_init_params(locals())
 
@@ -117,6 +121,7 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         layer: str | None = None,
         condition_keys: str | Sequence[str] | None = None,
         batch_key: str | None = None,
+        continuous_condition_keys: str | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Register the counts and conditions of an AnnData, after checking that they can be learned from.
@@ -132,19 +137,21 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         batch_key
             `obs` column of a nuisance condition: known to the decoder and the diffusion, and drawn from the training
             cells where :meth:`generate` is not told.
+        continuous_condition_keys
+            One numeric `obs` column or several, such as time or dose, to generate cells by any number of.
         **kwargs
             Used by scvi-tools when fields are transferred.
 
         Returns
         -------
         None. Adds `uns["_scvi_uuid"]`, `uns["_scvi_manager_uuid"]` and, with conditions,
-        `obsm["_scvi_scdiffusion_conditions"]`.
+        `obsm["_scvi_scdiffusion_conditions"]`, with continuous ones `obsm["_scvi_scdiffusion_continuous"]`.
 
         Raises
         ------
         ValueError
             If the data cannot be used: no raw counts, cells without counts, too few cells, missing columns or
-            categories. The message says what to type instead.
+            categories, continuous conditions that are not finite numbers. The message says what to type instead.
 
         Examples
         --------
@@ -153,16 +160,23 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         >>> scd.SCDiffusion.setup_anndata(adata, layer="counts", condition_keys=["bulk_labels", "phase"])
         """
         is_transfer = kwargs.get("source_registry") is not None
-        condition_keys = (
-            list(condition_keys or []) if is_transfer else check_anndata(adata, layer, condition_keys, batch_key)
-        )
+        batch = [batch_key] if batch_key else []
+        if not is_transfer:
+            condition_keys = check_anndata(adata, layer, condition_keys, batch_key)
+            continuous_condition_keys = check_continuous(adata, continuous_condition_keys, [*condition_keys, *batch])
+        condition_keys, continuous_condition_keys = list(condition_keys or []), list(continuous_condition_keys or [])
         setup_method_args = cls._get_setup_method_args(
-            cls=cls, adata=adata, layer=layer, condition_keys=condition_keys, batch_key=batch_key
+            cls=cls,
+            adata=adata,
+            layer=layer,
+            condition_keys=condition_keys,
+            batch_key=batch_key,
+            continuous_condition_keys=continuous_condition_keys,
         )
-        keys = [*condition_keys, *([batch_key] if batch_key else [])]
         fields = [
             LayerField(Key.COUNTS, layer, is_count_data=True),
-            CategoricalJointObsField(Key.CONDITIONS, keys),
+            CategoricalJointObsField(Key.CONDITIONS, [*condition_keys, *batch]),
+            NumericalJointObsField(Key.CONTINUOUS, continuous_condition_keys),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
@@ -194,8 +208,9 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         `(n_cells, n_latent)`; keep it in `adata.obsm["X_scdiffusion"]`, or let :func:`scdiffusion.tl.latent` do it.
         """
         self._require_trained("get_latent_representation")
-        latents, _, _ = self._encode(adata, indices, give_mean, rng)
-        return latents.numpy()
+        mean, log_variance, log_library, _ = self._encode(adata, indices)
+        generator = None if give_mean else _generator(rng)
+        return self._latents(mean, log_variance, log_library, generator).cpu().numpy()
 
     def posterior_predictive_sample(
         self,
@@ -230,35 +245,41 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         import sparse
 
         self._require_trained("posterior_predictive_sample")
-        generator = torch.Generator(self.device).manual_seed(0 if rng is None else rng)
+        of_latents, of_counts = _generator(rng), _generator(rng, self.device)
+        mean, log_variance, log_library, batch = self._encode(adata, indices)
         draws = []
-        for sample in range(n_samples):
-            seed = None if rng is None else rng + sample
-            latents, log_library, batch = self._encode(adata, indices, False, seed)
-            blocks = self._draw(latents.to(self.device), log_library.to(self.device), batch, generator)
+        for _ in range(n_samples):
+            latents = self._latents(mean, log_variance, log_library, of_latents)
+            blocks = self._draw(latents, log_library[:, 0].to(self.device), batch, of_counts)
             draws.append(sparse.COO.from_scipy_sparse(sp.vstack(blocks, format="csr")))
         return sparse.GCXS.from_coo(draws[0] if n_samples == 1 else sparse.stack(draws, axis=-1))
 
-    @torch.inference_mode()
     def _encode(
-        self, adata: AnnData | None, indices: Sequence[int] | None, give_mean: bool, rng: int | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Standardised latents, log library sizes and batch codes of cells."""
+        self, adata: AnnData | None, indices: Sequence[int] | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Means and log-variances of the latents of cells, their log library sizes, and their batch codes."""
         adata = self._validate_anndata(adata)
         manager = self.get_anndata_manager(adata, required=True)
         counts = self._counts(manager)
-        codes = self._condition_codes(manager)
+        codes, _ = self._registered_conditions(manager)
         if indices is not None:
             counts, codes = counts[np.asarray(indices)], codes[np.asarray(indices)]
-        mean, log_variance, log_library = self._posteriors(counts)
-        if not give_mean:
-            generator = torch.Generator().manual_seed(torch.seed() if rng is None else rng)
-            mean = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
-        features = self.module.standardise(mean.to(self.device), log_library.to(self.device)).cpu()
         batch = torch.from_numpy(codes[:, -1]).to(self.device) if self.batch_key else None
-        return features[:, :-1], log_library[:, 0], batch
+        return *self._posteriors(counts), batch
 
-    @property
+    def _latents(
+        self,
+        mean: torch.Tensor,
+        log_variance: torch.Tensor,
+        log_library: torch.Tensor,
+        generator: torch.Generator | None,
+    ) -> torch.Tensor:
+        """Standardised means of posteriors, or samples where there is a generator, `(n_cells, n_latent)`."""
+        if generator is not None:
+            mean = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
+        return self.module.standardise(mean.to(self.device), log_library.to(self.device))[:, :-1]
+
+    @cached_property
     def composition(self) -> TrainingComposition:
         """Which combinations of conditions the model was trained on, and how many cells of each."""
         return TrainingComposition.from_dict(self.composition_)
@@ -271,131 +292,31 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
     def _category_dtype(self, key: str) -> pd.CategoricalDtype:
         return pd.CategoricalDtype(self._categories()[key], ordered=key in self.ordered_keys_)
 
-    def _condition_codes(self, manager: AnnDataManager | None = None) -> np.ndarray:
-        """Codes of the registered conditions, `(n_cells, n_keys)`."""
+    def _registered_conditions(self, manager: AnnDataManager | None = None) -> Plan:
+        """Codes and values of the registered conditions."""
         manager = manager or self.adata_manager
-        if not self._categories():
-            return np.empty((manager.adata.n_obs, 0), dtype=np.int64)
-        return np.asarray(manager.get_from_registry(Key.CONDITIONS), dtype=np.int64)
+
+        def registered(key: str, keys: Sequence[str], dtype: type) -> np.ndarray:
+            if not keys:
+                return np.empty((manager.adata.n_obs, 0), dtype=dtype)
+            return np.asarray(manager.get_from_registry(key), dtype=dtype)
+
+        return Plan(
+            registered(Key.CONDITIONS, self._categories(), np.int64),
+            registered(Key.CONTINUOUS, self.continuous_condition_keys, np.float64),
+        )
 
     def _batch_codes(self) -> np.ndarray | None:
-        return self._condition_codes()[:, -1] if self.batch_key else None
-
-    def save(
-        self,
-        dir_path: str | Path,
-        prefix: str | None = None,
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        **anndata_write_kwargs: Any,
-    ) -> None:
-        """Save the model; :meth:`load` needs no data to generate from it.
-
-        Parameters
-        ----------
-        dir_path
-            Directory to make. It appears only when everything in it is written.
-        prefix
-            Prefix of the file names.
-        overwrite
-            Whether to replace files of an existing directory.
-        save_anndata
-            Whether to write the training data beside the model.
-        **anndata_write_kwargs
-            Passed on to :meth:`~anndata.AnnData.write_h5ad`.
-
-        Raises
-        ------
-        ValueError
-            If the directory exists and `overwrite` is not set.
-        """
-        attributes = {name: value for name, value in self._get_user_attributes() if name.endswith("_")}
-        contents = {
-            "model_state_dict": {key: tensor.cpu() for key, tensor in self.module.state_dict().items()},
-            "var_names": self.var_.index.astype(str).tolist(),
-            "attr_dict": to_plain(attributes),
-        }
-        with AtomicDirectory(dir_path, overwrite=overwrite) as folder:
-            torch.save(contents, folder / f"{prefix or ''}{_MODEL_FILE}")
-            if save_anndata:
-                self.adata.write_h5ad(folder / f"{prefix or ''}{_DATA_FILE}", **anndata_write_kwargs)
-
-    @classmethod
-    def load(
-        cls,
-        dir_path: str | Path,
-        adata: AnnData | None = None,
-        accelerator: str = "auto",
-        device: int | str = "auto",
-        prefix: str | None = None,
-        **kwargs: Any,
-    ) -> SCDiffusion:
-        """Load a saved model.
-
-        Parameters
-        ----------
-        dir_path
-            Directory that :meth:`save` wrote.
-        adata
-            Cells with the same genes, to train further or to encode. None: the data saved beside the model if there
-            are any, else none, which is enough to generate. False: none in any case.
-        accelerator, device
-            Where to put the model.
-        prefix
-            Prefix of the file names.
-        **kwargs
-            Accepted for scvi-tools' own callers and ignored.
-
-        Returns
-        -------
-        The model.
-
-        Raises
-        ------
-        ValueError
-            If there is no model in the directory, or the genes of `adata` differ.
-        """
-        path = Path(dir_path) / f"{prefix or ''}{_MODEL_FILE}"
-        if not path.exists():
-            raise ValueError(f"There is no model at {path}. Give the directory that model.save(...) wrote.")
-        _, _, device = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
-        contents = torch.load(path, map_location=device, weights_only=True)
-        attributes = from_plain(contents["attr_dict"])
-        registry, parameters = attributes.pop("registry_"), attributes.pop("init_params_")
-        if registry["model_name"] != cls.__name__:
-            raise ValueError(f"{path} holds a {registry['model_name']}, not a {cls.__name__}.")
-        saved_data = path.with_name(f"{prefix or ''}{_DATA_FILE}")
-        if adata is None and saved_data.exists():
-            adata = read_h5ad(saved_data)
-        if adata is None or adata is False:
-            adata = None
-        else:
-            _check_genes(adata, contents["var_names"])
-            cls.setup_anndata(adata, source_registry=registry, **registry["setup_args"])
-        overrides = parameters["kwargs"]["overrides"]
-        model = cls(adata, registry=registry, **parameters["non_kwargs"], **overrides)
-        for name, value in attributes.items():
-            setattr(model, name, value)
-        model.module.load_state_dict(contents["model_state_dict"])
-        model.to_device(device)
-        model.module.eval()
-        return model
+        return self._registered_conditions().codes[:, -1] if self.batch_key else None
 
     def _counts(self, manager: AnnDataManager | None = None) -> sp.csr_matrix:
         """Registered counts as float32 CSR, `(n_cells, n_genes)`."""
         return sp.csr_matrix((manager or self.adata_manager).get_from_registry(Key.COUNTS), dtype=np.float32)
 
 
-def _check_genes(adata: AnnData, var_names: list[str]) -> None:
-    given = adata.var_names.astype(str)
-    if list(given) == var_names:
-        return
-    missing = pd.Index(var_names).difference(given, sort=False)
-    if len(missing):
-        detail = f"{len(missing)} of the model's {len(var_names)} genes are missing, e.g. {missing[0]!r}"
-    else:
-        detail = f"they are in another order, or there are others among them ({len(given)} against {len(var_names)})"
-    raise ValueError(
-        f"adata does not have the genes the model was trained on: {detail}. Bring them in line with "
-        "adata = adata[:, model.var_.index].copy(), or load without data: load(dir)."
-    )
+def _generator(rng: int | None, device: torch.device | str = "cpu") -> torch.Generator:
+    generator = torch.Generator(device)
+    if rng is None:
+        generator.seed()
+        return generator
+    return generator.manual_seed(rng)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class TrainingMixin:
         """Train the autoencoder, then the diffusion of its latents.
 
         Both stages stop when the loss of held-out cells no longer falls, and keep the weights that were best on them,
-        also when interrupted. Called again, training goes on from there.
+        also when interrupted. Called again, training goes on from there. Classifiers belong to the latents that they
+        were trained on, and are dropped when the autoencoder is trained further.
 
         Parameters
         ----------
@@ -106,13 +108,9 @@ class TrainingMixin:
         >>> sorted(model.history)[0]
         'autoencoder_kl'
         """
-        if self.adata is None:
-            raise ValueError(
-                "The model was loaded without data. Load it with load(dir, adata=adata) to train it further."
-            )
         if not 0 < train_size <= 1:
             raise ValueError(f"train_size must be above 0 and at most 1; got {train_size!r}.")
-        self._validate_anndata(self.adata)
+        self._require_data()
         epochs = _read_epochs(max_epochs)
         common: dict[str, Any] = {
             "accelerator": accelerator,
@@ -123,18 +121,32 @@ class TrainingMixin:
             "progress": progress,
             **trainer_kwargs,
         }
-        self.to_device("cpu")  # data are prepared there; Lightning moves networks and minibatches
-        with torch.random.fork_rng():
-            torch.manual_seed(rng)
+        with self._training_session(accelerator, devices, rng):
             self._split_cells(train_size, np.random.default_rng(rng))
             counts = self._counts()
             if epochs["autoencoder"] != 0:
+                self._drop_classifiers()
                 self._train_autoencoder(
                     counts, epochs["autoencoder"], early_stopping, dict(autoencoder_kwargs or {}),
                     common, np.random.default_rng(rng),
                 )  # fmt: skip
             if epochs["diffusion"] != 0:
                 self._train_diffusion(counts, epochs["diffusion"], early_stopping, dict(diffusion_kwargs or {}), common)
+
+    def _require_data(self) -> None:
+        if self.adata is None:
+            raise ValueError(
+                "The model was loaded without data. Load it with load(dir, adata=adata) to train it further."
+            )
+        self._validate_anndata(self.adata)
+
+    @contextmanager
+    def _training_session(self, accelerator: str, devices: Any, rng: int) -> Iterator[None]:
+        """Fix the seed for a while, leaving the global random state alone, and prepare data on the CPU."""
+        self.to_device("cpu")  # Lightning moves networks and minibatches
+        with torch.random.fork_rng():
+            torch.manual_seed(rng)
+            yield
         _, _, device = parse_device_args(accelerator, devices, return_device="torch")
         self.to_device(device)  # Lightning leaves networks on the CPU; cells are generated where training was
 
@@ -187,20 +199,12 @@ class TrainingMixin:
         trainer_kwargs: dict[str, Any],
     ) -> None:
         batch_size, patience = settings.pop("batch_size", 512), settings.pop("patience", 15)
-        mean, log_variance, log_library = self._posteriors(counts)
-        train, held_out = torch.from_numpy(self.train_indices_), torch.from_numpy(self.validation_indices_)
-        self.module.set_standardisation(mean[train], log_variance[train], log_library[train])
-        location = self.module.standardise(mean, log_library)
-        # The library size of a cell is observed: only the latents have a posterior.
-        scale = torch.cat([(0.5 * log_variance).exp(), torch.zeros_like(log_library)], 1) / self.module.feature_scale
-        codes = torch.from_numpy(self._condition_codes())
-        loader = LatentLoader(location[train], scale[train], codes[train], batch_size)
-        validation = None
-        if len(held_out):
-            validation = FixedLatents(
-                location[held_out], scale[held_out], codes[held_out], self.module.process.n_timesteps
-            )
-        epochs = max_epochs or math.ceil(np.clip(25 * math.sqrt(len(train)), 600, 20_000) / len(loader))
+        posteriors = self._posteriors(counts)
+        values = torch.from_numpy(self._registered_conditions().values)
+        train = torch.from_numpy(self.train_indices_)
+        self.module.set_standardisation(*(part[train] for part in (*posteriors, values)))
+        loader, validation = self._latent_loaders(posteriors, batch_size)
+        epochs = max_epochs or default_epochs(loader)
         stage = DiffusionStage(
             self.module.denoiser.train(),
             self.module.process,
@@ -210,6 +214,22 @@ class TrainingMixin:
         )
         self.is_trained_ = True  # also an interrupted diffusion keeps its best weights
         self._run(stage, loader, validation, epochs, patience if early_stopping else None, trainer_kwargs)
+
+    def _latent_loaders(
+        self, posteriors: tuple[Tensor, Tensor, Tensor], batch_size: int
+    ) -> tuple[LatentLoader, FixedLatents | None]:
+        """Standardised latents of the training cells, and of the held-out ones if there are any."""
+        mean, log_variance, log_library = posteriors
+        location = self.module.standardise(mean, log_library)
+        # The library size of a cell is observed: only the latents have a posterior.
+        scale = torch.cat([(0.5 * log_variance).exp(), torch.zeros_like(log_library)], 1) / self.module.feature_scale
+        conditions = self.module.conditions(*map(torch.from_numpy, self._registered_conditions()))
+        train, held_out = torch.from_numpy(self.train_indices_), torch.from_numpy(self.validation_indices_)
+        loader = LatentLoader(location[train], scale[train], conditions[train], batch_size)
+        if not len(held_out):
+            return loader, None
+        n_timesteps = self.module.process.n_timesteps
+        return loader, FixedLatents(location[held_out], scale[held_out], conditions[held_out], n_timesteps)
 
     def _run(
         self, stage: Any, train: Any, validation: Any, max_epochs: int, patience: int | None, kwargs: dict[str, Any]
@@ -231,6 +251,10 @@ class TrainingMixin:
             parts.append((posterior["mean"].cpu(), posterior["log_variance"].cpu(), log_library.cpu()))
         mean, log_variance, log_library = (torch.cat(part).clone() for part in zip(*parts, strict=True))
         return mean, log_variance, log_library
+
+
+def default_epochs(loader: LatentLoader) -> int:
+    return math.ceil(np.clip(25 * math.sqrt(len(loader.mean)), 600, 20_000) / len(loader))
 
 
 def _read_epochs(max_epochs: int | Mapping[str, int] | None) -> dict[str, int | None]:

@@ -1,6 +1,16 @@
-"""Networks: denoisers and condition encoders."""
+"""Networks: denoisers, conditions and their encoders, classifiers."""
 
-from ._conditions import EmbeddingConditions, condition_encoders, drop_conditions
+from ._classifiers import CategoryClassifier, NoiseAwareClassifier, NumberRegressor
+from ._conditions import Conditions, EmbeddingConditions, condition_encoders
 from ._denoisers import ResidualMLP, denoisers
 
-__all__ = ["EmbeddingConditions", "ResidualMLP", "condition_encoders", "denoisers", "drop_conditions"]
+__all__ = [
+    "CategoryClassifier",
+    "Conditions",
+    "EmbeddingConditions",
+    "NoiseAwareClassifier",
+    "NumberRegressor",
+    "ResidualMLP",
+    "condition_encoders",
+    "denoisers",
+]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from scdiffusion._registry import Registry
 
+from ._conditions import Conditions
+
 denoisers = Registry("denoiser")
 
 
@@ -56,7 +58,7 @@ class ResidualMLP(nn.Module):
     n_features
         Length of the latents.
     condition_encoder
-        Module from condition codes to vectors of length `n_hidden`.
+        Module from :class:`Conditions` to vectors of length `n_hidden`.
     n_hidden
         Width.
     n_layers
@@ -69,9 +71,9 @@ class ResidualMLP(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from scdiffusion.networks import EmbeddingConditions
+    >>> from scdiffusion.networks import Conditions, EmbeddingConditions
     >>> denoiser = ResidualMLP(10, EmbeddingConditions([3], 64), n_hidden=64)
-    >>> denoiser(torch.randn(5, 10), torch.full((5,), 999), torch.full((5, 1), -1)).shape
+    >>> denoiser(torch.randn(5, 10), torch.full((5,), 999), Conditions(torch.full((5, 1), -1))).shape
     torch.Size([5, 10])
     """
 
@@ -94,7 +96,7 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x_t: Tensor, t: Tensor, codes: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """Predict from noised latents.
 
         Parameters
@@ -103,14 +105,14 @@ class ResidualMLP(nn.Module):
             Noised latents, `(n_cells, n_features)`.
         t
             Timesteps, `(n_cells,)`.
-        codes
-            Condition codes, `(n_cells, n_keys)`; -1 where left to the model.
+        conditions
+            Of the cells; they are read by the condition encoder alone.
 
         Returns
         -------
         `(n_cells, n_features)`.
         """
-        context = F.silu(self.timestep_encoder(t) + self.condition_encoder(codes))
+        context = F.silu(self.timestep_encoder(t) + self.condition_encoder(conditions))
         h = self.input(x_t)
         for block in self.blocks:
             h = block(h, context)

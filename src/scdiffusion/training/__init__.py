@@ -2,10 +2,11 @@
 
 from ._fit import auto_precision, fit_stage
 from ._loaders import CountLoader, FixedLatents, LatentLoader
-from ._stages import AutoencoderStage, DiffusionStage, Stage
+from ._stages import AutoencoderStage, ClassifierStage, DiffusionStage, Stage
 
 __all__ = [
     "AutoencoderStage",
+    "ClassifierStage",
     "CountLoader",
     "DiffusionStage",
     "FixedLatents",

@@ -9,6 +9,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from scdiffusion.networks import Conditions
+
 # An epoch over more cells than this many batches is cut into several, so that validation comes often enough.
 _MOST_BATCHES = 400
 # An epoch over fewer cells is repeated, so that validation and logging cost little beside training.
@@ -63,27 +65,27 @@ class LatentLoader:
     ----------
     mean, scale
         Mean and standard deviation of each cell's latents, `(n_cells, n_features)`.
-    codes
-        Condition codes, `(n_cells, n_keys)`.
+    conditions
+        Of the cells.
     batch_size
         Cells in a minibatch.
     """
 
-    def __init__(self, mean: Tensor, scale: Tensor, codes: Tensor, batch_size: int) -> None:
-        self.mean, self.scale, self.codes, self.batch_size = mean, scale, codes, batch_size
+    def __init__(self, mean: Tensor, scale: Tensor, conditions: Conditions, batch_size: int) -> None:
+        self.mean, self.scale, self.conditions, self.batch_size = mean, scale, conditions, batch_size
         self._pending = torch.empty(0, dtype=torch.long, device=mean.device)
 
     def __len__(self) -> int:
         return min(max(len(self.mean) // self.batch_size, _LEAST_BATCHES), _MOST_BATCHES)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Conditions]]:
         for _ in range(len(self)):
             while len(self._pending) < self.batch_size:
                 order = torch.randperm(len(self.mean), device=self.mean.device)
                 self._pending = torch.cat([self._pending, order])
             cells, self._pending = self._pending[: self.batch_size], self._pending[self.batch_size :]
             mean = self.mean[cells]
-            yield mean + self.scale[cells] * torch.randn_like(mean), self.codes[cells]
+            yield mean + self.scale[cells] * torch.randn_like(mean), self.conditions[cells]
 
 
 class FixedLatents:
@@ -91,7 +93,7 @@ class FixedLatents:
 
     Parameters
     ----------
-    mean, scale, codes
+    mean, scale, conditions
         As for :class:`LatentLoader`.
     n_timesteps
         Number of timesteps of the process; each cell gets evenly spread ones.
@@ -100,7 +102,13 @@ class FixedLatents:
     """
 
     def __init__(
-        self, mean: Tensor, scale: Tensor, codes: Tensor, n_timesteps: int, least: int = 4096, most: int = 20_000
+        self,
+        mean: Tensor,
+        scale: Tensor,
+        conditions: Conditions,
+        n_timesteps: int,
+        least: int = 4096,
+        most: int = 20_000,
     ) -> None:
         generator = torch.Generator(device=mean.device).manual_seed(0)
         cells = torch.arange(min(max(least, len(mean)), most), device=mean.device) % len(mean)
@@ -110,10 +118,10 @@ class FixedLatents:
 
         timesteps = torch.linspace(0, n_timesteps - 1, len(cells), device=mean.device).long()
         order = torch.randperm(len(cells), generator=generator, device=mean.device)
-        self.tensors = (mean[cells] + scale[cells] * noise(), codes[cells], noise(), timesteps[order])
+        self.tensors = (mean[cells] + scale[cells] * noise(), conditions[cells], noise(), timesteps[order])
 
     def __len__(self) -> int:
         return 1
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Conditions, Tensor, Tensor]]:
         yield self.tensors

@@ -1,4 +1,4 @@
-"""The two stages of training as Lightning modules."""
+"""The stages of training as Lightning modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from scdiffusion.diffusion import DiffusionProcess
-from scdiffusion.networks import drop_conditions
+from scdiffusion.networks import Conditions
 
 _KL_WARMUP_STEPS = 50
 _LR_WARMUP_SHARE = 0.05
@@ -111,19 +111,17 @@ class AutoencoderStage(Stage):
         return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
 
 
-class DiffusionStage(Stage):
-    """Trains a denoiser, keeping an exponential moving average of its weights.
+class LatentStage(Stage):
+    """Trains a network on noised latents, keeping an exponential moving average of its weights.
 
     Parameters
     ----------
-    denoiser
-        Called as `denoiser(x_t, t, codes)`.
+    name, network
+        As for :class:`Stage`.
     process
         The :class:`~scdiffusion.diffusion.DiffusionProcess`.
     n_steps
         Number of steps that the learning rate's warm-up and cosine decay are stretched over.
-    condition_dropout
-        Probability that a condition is hidden from the network, each key on its own.
     lr, weight_decay
         Of AdamW.
     ema_decay
@@ -132,45 +130,32 @@ class DiffusionStage(Stage):
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        name: str,
+        network: nn.Module,
         process: DiffusionProcess,
         *,
         n_steps: int,
-        condition_dropout: float,
-        lr: float = 3e-3,
-        weight_decay: float = 1e-4,
-        ema_decay: float = 0.998,
+        lr: float,
+        weight_decay: float,
+        ema_decay: float,
     ) -> None:
-        super().__init__("diffusion", denoiser)
+        super().__init__(name, network)
         self.process = process
-        self.average = copy.deepcopy(denoiser).requires_grad_(False).eval()
-        self.n_steps, self.condition_dropout = n_steps, condition_dropout
-        self.lr, self.weight_decay, self.ema_decay = lr, weight_decay, ema_decay
+        self.average = copy.deepcopy(network).requires_grad_(False).eval()
+        self.n_steps, self.lr, self.weight_decay, self.ema_decay = n_steps, lr, weight_decay, ema_decay
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """Loss of a minibatch, at stratified random timesteps."""
-        x0, codes = batch
+    def draw_noise(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise, `(n_cells, n_features)`, and stratified random timesteps, `(n_cells,)`, of a minibatch."""
         n, n_timesteps = len(x0), self.process.n_timesteps
         # One timestep from each of n equal stretches of the process: less noisy than independent draws.
         t = ((torch.arange(n, device=x0.device) + torch.rand(n, device=x0.device)) * (n_timesteps / n)).long()
-        noise = torch.randn_like(x0)
-        t = t.clamp(max=n_timesteps - 1)
-        output = self.network(self.process.add_noise(x0, noise, t), t, drop_conditions(codes, self.condition_dropout))
-        loss = self.process.loss(output.float(), x0, noise, t).mean()
-        self.log_epoch(self.train_loss, loss.detach(), n)
-        return loss
+        return torch.randn_like(x0), t.clamp(max=n_timesteps - 1)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average towards the weights."""
         decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], _: int) -> None:
-        """Held-out loss of the averaged weights."""
-        x0, codes, noise, t = batch
-        output = self.average(self.process.add_noise(x0, noise, t), t, codes)
-        self.log_epoch(self.validation_loss, self.process.loss(output.float(), x0, noise, t).mean(), len(x0))
 
     def trained_weights(self) -> dict[str, Tensor]:
         """The averaged weights."""
@@ -189,3 +174,110 @@ class DiffusionStage(Stage):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class DiffusionStage(LatentStage):
+    """Trains a denoiser.
+
+    Parameters
+    ----------
+    denoiser
+        Called as `denoiser(x_t, t, conditions)`.
+    process
+        The :class:`~scdiffusion.diffusion.DiffusionProcess`.
+    condition_dropout
+        Probability that a condition is hidden from the network, each key on its own.
+    n_steps, lr, weight_decay, ema_decay
+        As for :class:`LatentStage`.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        process: DiffusionProcess,
+        *,
+        n_steps: int,
+        condition_dropout: float,
+        lr: float = 3e-3,
+        weight_decay: float = 1e-4,
+        ema_decay: float = 0.998,
+    ) -> None:
+        super().__init__(
+            "diffusion", denoiser, process, n_steps=n_steps, lr=lr, weight_decay=weight_decay, ema_decay=ema_decay
+        )
+        self.condition_dropout = condition_dropout
+
+    def training_step(self, batch: tuple[Tensor, Conditions], _: int) -> Tensor:
+        """Loss of a minibatch."""
+        x0, conditions = batch
+        noise, t = self.draw_noise(x0)
+        output = self.network(self.process.add_noise(x0, noise, t), t, conditions.dropped(self.condition_dropout))
+        loss = self.process.loss(output.float(), x0, noise, t).mean()
+        self.log_epoch(self.train_loss, loss.detach(), len(x0))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Conditions, Tensor, Tensor], _: int) -> None:
+        """Held-out loss of the averaged weights."""
+        x0, conditions, noise, t = batch
+        output = self.average(self.process.add_noise(x0, noise, t), t, conditions)
+        self.log_epoch(self.validation_loss, self.process.loss(output.float(), x0, noise, t).mean(), len(x0))
+
+
+class ClassifierStage(LatentStage):
+    """Trains a noise-aware classifier of one condition, on all levels of noise.
+
+    Parameters
+    ----------
+    name
+        What the history calls the stage.
+    classifier
+        A :class:`~scdiffusion.networks.NoiseAwareClassifier`.
+    process
+        The :class:`~scdiffusion.diffusion.DiffusionProcess`.
+    key
+        Position of the condition key.
+    n_steps, lr, weight_decay, ema_decay
+        As for :class:`LatentStage`.
+    """
+
+    n_levels = 10
+
+    def __init__(
+        self,
+        name: str,
+        classifier: nn.Module,
+        process: DiffusionProcess,
+        *,
+        key: int,
+        n_steps: int,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+        ema_decay: float = 0.998,
+    ) -> None:
+        super().__init__(
+            name, classifier, process, n_steps=n_steps, lr=lr, weight_decay=weight_decay, ema_decay=ema_decay
+        )
+        self.key = key
+
+    def _output(self, network: nn.Module, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        return network(self.process.linear_estimate(self.process.add_noise(x0, noise, t), t), t).float()
+
+    def training_step(self, batch: tuple[Tensor, Conditions], _: int) -> Tensor:
+        """Negative log-likelihood of the conditions of a minibatch."""
+        x0, conditions = batch
+        output = self._output(self.network, x0, *self.draw_noise(x0))
+        loss = -self.network.log_prob(output, conditions.column(self.key)).mean()
+        self.log_epoch(self.train_loss, loss.detach(), len(x0))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Conditions, Tensor, Tensor], _: int) -> None:
+        """Held-out loss of the averaged weights, and how well they tell the condition at each level of noise."""
+        x0, conditions, noise, t = batch
+        output, target = self._output(self.average, x0, noise, t), conditions.column(self.key)
+        loss, score = -self.average.log_prob(output, target), self.average.score(output, target)
+        self.log_epoch(self.validation_loss, loss.mean(), len(x0))
+        level = t * self.n_levels // self.process.n_timesteps
+        for i in range(self.n_levels):
+            here = level == i
+            self.log_epoch(f"{self.name}_loss_level_{i}", loss[here].mean(), int(here.sum()))
+            self.log_epoch(f"{self.name}_{self.average.score_name}_level_{i}", score[here].mean(), int(here.sum()))

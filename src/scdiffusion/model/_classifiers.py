@@ -1,0 +1,154 @@
+"""Training of the classifiers that guide generation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scdiffusion.model._checks import did_you_mean, name_some
+from scdiffusion.model._training import default_epochs
+from scdiffusion.training import ClassifierStage, auto_precision
+
+
+class ClassifierMixin:
+    """Training of classifiers on the latents of a trained model."""
+
+    def train_classifier(
+        self,
+        keys: str | Sequence[str] | None = None,
+        *,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        precision: str | None = None,
+        early_stopping: bool = True,
+        classifier_kwargs: Mapping[str, Any] | None = None,
+        checkpoint_dir: str | Path | None = None,
+        logger: Any = None,
+        progress: bool = True,
+        rng: int = 0,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train a classifier of each condition on noised latents, for `generate(guidance="classifier")`.
+
+        Call it after :meth:`train`; cells are split as there. The classifier of a categorical condition gives
+        probabilities, that of a continuous one a normal distribution. A key that has a classifier gets a new one.
+
+        Parameters
+        ----------
+        keys
+            One condition key or several; by default all but the batch key.
+        max_epochs
+            Most epochs of each classifier; by default as many as the number of cells calls for.
+        accelerator, devices, precision, checkpoint_dir, logger, progress, trainer_kwargs
+            As for :meth:`train`.
+        early_stopping
+            Whether to stop when the loss of held-out cells no longer falls. The weights that were best on them are kept
+            in any case.
+        classifier_kwargs
+            `n_hidden` (256), `dropout` (0.1), `batch_size` (512), `lr` (1e-3), `weight_decay` (1e-2), `ema_decay`
+            (0.998) and `patience` (15 epochs).
+        rng
+            Seed.
+
+        Returns
+        -------
+        None. Updates `history` for each key by
+
+        - `classifier_{key}_train_loss` and `classifier_{key}_validation_loss`: negative log-likelihoods;
+        - `classifier_{key}_loss`: held-out loss by level of noise, one column per tenth of the process;
+        - `classifier_{key}_accuracy`: the same for the share of cells that are told right, or of a continuous
+          condition `classifier_{key}_r2`, the share of its variance that is explained.
+
+        Raises
+        ------
+        ValueError
+            If the model is not trained or has no data, or a key is unknown.
+
+        References
+        ----------
+        Luo et al. 2024 (scDiffusion), section 2.3, with classifiers for half of the timesteps; these are for all.
+
+        Examples
+        --------
+        >>> import scdiffusion as scd
+        >>> adata = scd.datasets.pbmc68k_reduced()
+        >>> scd.SCDiffusion.setup_anndata(adata, layer="counts", condition_keys="bulk_labels")
+        >>> model = scd.SCDiffusion(adata)
+        >>> model.train(max_epochs=1, progress=False)
+        >>> model.train_classifier(max_epochs=1, progress=False)
+        >>> model.history["classifier_bulk_labels_accuracy"].columns[0]
+        '0.0-0.1'
+        """
+        self._require_trained("train_classifier")
+        self._require_data()
+        available = [key for key in self.composition.keys if key != self.batch_key]
+        keys = available if keys is None else [keys] if isinstance(keys, str) else list(keys)
+        if not keys:
+            raise ValueError(
+                "There is nothing to classify: the model was trained without conditions. Train one with "
+                "SCDiffusion.setup_anndata(adata, condition_keys=...)."
+            )
+        for key in keys:
+            if key not in self.composition.keys:
+                raise ValueError(f"The model has no condition {key!r}.{did_you_mean(key, available)}")
+        settings = dict(classifier_kwargs or {})
+        batch_size, patience = settings.pop("batch_size", 512), settings.pop("patience", 15)
+        network = {name: settings.pop(name) for name in ("n_hidden", "dropout") if name in settings}
+        with self._training_session(accelerator, devices, rng):
+            loader, validation = self._latent_loaders(self._posteriors(self._counts()), batch_size)
+            epochs = max_epochs or default_epochs(loader)
+            for key in keys:
+                position = self.composition.keys.index(key)
+                name = f"classifier_{key}"
+                stage = ClassifierStage(
+                    name,
+                    self.module.add_classifier(position, **network).train(),
+                    self.module.process,
+                    key=position,
+                    n_steps=epochs * len(loader),
+                    **settings,
+                )
+                self.classifiers_ = {**self.classifiers_, key: network}
+                for metric in ("train_loss", "validation_loss", "loss", stage.network.score_name):
+                    self.history_.pop(f"{name}_{metric}", None)  # of the classifier that this one replaces
+                self._run(
+                    stage,
+                    loader,
+                    validation,
+                    epochs,
+                    patience if early_stopping else None,
+                    {
+                        "accelerator": accelerator,
+                        "devices": devices,
+                        "precision": precision or auto_precision(accelerator),
+                        "checkpoint_dir": checkpoint_dir,
+                        "logger": logger,
+                        "progress": progress,
+                        **trainer_kwargs,
+                    },
+                )
+                for metric in ("loss", stage.network.score_name):
+                    self._join_levels(f"{name}_{metric}", stage.n_levels)
+
+    def _join_levels(self, name: str, n_levels: int) -> None:
+        """Put the history of a metric at each level of noise into one data frame."""
+        levels = [self.history_.pop(f"{name}_level_{i}", None) for i in range(n_levels)]
+        if levels[0] is not None:
+            columns = [f"{i / n_levels:.1f}-{(i + 1) / n_levels:.1f}" for i in range(n_levels)]
+            self.history_[name] = pd.concat(levels, axis=1).set_axis(columns, axis=1)
+
+    def _drop_classifiers(self) -> None:
+        if self.classifiers_:
+            warnings.warn(
+                f"The autoencoder is trained further, which changes the latents: the classifiers of "
+                f"{name_some(self.classifiers_)} are dropped. Call model.train_classifier() again.",
+                UserWarning,
+                stacklevel=3,
+            )
+            self.module.classifiers.clear()
+            self.classifiers_ = {}
