@@ -19,6 +19,16 @@ def test_train_then_generate(tmp_path, capsys):
     assert "Did you mean 'CD34+'" in capsys.readouterr().err
 
 
+def test_classifiers_and_numbers(tmp_path):
+    scd.datasets.pbmc68k_reduced().write_h5ad(tmp_path / "cells.h5ad")
+    data, model, out = (str(tmp_path / name) for name in ("cells.h5ad", "model", "out.h5ad"))
+    train = ["train", data, model, "--layer", "counts", "--continuous-condition", "percent_mito", "--classifiers"]
+    assert main([*train, "-c", "phase", "--max-epochs", "1"]) == 0
+    request = ["-n", "3", "-c", "phase=S", "-c", "percent_mito=0.02", "--guidance", "classifier"]
+    assert main(["generate", model, *request, "-o", out, "--seed", "0"]) == 0
+    assert ad.read_h5ad(out).obs["percent_mito"].tolist() == [0.02] * 3
+
+
 @pytest.mark.parametrize("command", ["train", "generate", "evaluate", "demo"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:

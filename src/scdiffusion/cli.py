@@ -44,10 +44,16 @@ def _train(options: argparse.Namespace) -> None:
         raise FileExistsError(f"{options.model} already exists. Choose another directory, or pass --overwrite.")
     adata = ad.read_h5ad(options.data)
     scd.SCDiffusion.setup_anndata(
-        adata, layer=options.layer, condition_keys=options.condition, batch_key=options.batch_key
+        adata,
+        layer=options.layer,
+        condition_keys=options.condition,
+        batch_key=options.batch_key,
+        continuous_condition_keys=options.continuous_condition,
     )
     model = scd.SCDiffusion(adata, rng=options.seed)
     model.train(options.max_epochs, rng=options.seed, checkpoint_dir=options.checkpoint_dir)
+    if options.classifiers:
+        model.train_classifier(max_epochs=options.max_epochs, rng=options.seed, checkpoint_dir=options.checkpoint_dir)
     model.save(options.model, overwrite=options.overwrite)
     print(f"Saved the model in {options.model}")
 
@@ -159,8 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "-c", "--condition", action="append", metavar="KEY", help="obs column to generate by; repeatable"
     )
+    train.add_argument(
+        "--continuous-condition", action="append", metavar="KEY", help="numeric obs column to generate by; repeatable"
+    )
     train.add_argument("--batch-key", metavar="KEY", help="obs column of a nuisance batch")
     train.add_argument("--max-epochs", type=int, help="most epochs of each stage")
+    train.add_argument("--classifiers", action="store_true", help="train classifiers too, for --guidance classifier")
     train.add_argument("--checkpoint-dir", help="where to keep checkpoints, and to resume from")
     train.add_argument("--overwrite", action="store_true", help="replace an existing model")
     train.add_argument("--seed", type=int, default=0)
@@ -181,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--observed", action="store_true", help="conditions in the proportions of the training data")
     generate.add_argument("-o", "--output", required=True, help="h5ad file to write")
-    generate.add_argument("--guidance", choices=["classifier_free"])
+    generate.add_argument("--guidance", choices=["classifier_free", "classifier"])
     generate.add_argument("--guidance-scale", type=float)
     generate.add_argument("--sampler", default="dpmpp_2m", help="dpmpp_2m, ddim, ddpm or euler")
     generate.add_argument("--n-steps", type=int)

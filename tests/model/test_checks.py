@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from scdiffusion.model import _checks
-from scdiffusion.model._checks import check_anndata, check_counts, did_you_mean, name_some
+from scdiffusion.model._checks import check_anndata, check_continuous, check_counts, did_you_mean, name_some
 
 FORMATS = {
     "dense": np.asarray,
@@ -364,3 +364,44 @@ def test_did_you_mean():
     assert did_you_mean("Organ", ["organ", "donor"]) == " Did you mean 'organ'? Available: 'organ', 'donor'."
     assert did_you_mean("xyz", ["organ"]) == " Available: 'organ'."
     assert did_you_mean("cd4", ["CD4", "Cd4"]).startswith(" Did you mean 'CD4' or 'Cd4'?")
+
+
+class TestContinuous:
+    def test_columns_of_numbers_pass(self, adata):
+        adata.obs["plate"] = np.arange(60)
+        adata.obs["dose"] = pd.array(np.arange(60) / 7, dtype="Float64")
+        assert check_continuous(adata, "age") == ["age"]
+        assert check_continuous(adata, ["age", "plate", "dose"], ["donor"]) == ["age", "plate", "dose"]
+        assert check_continuous(adata) == []
+
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            (["1", "2", "3"] * 20, r"holds no numbers.*condition_keys=\['x'\].*astype\(float\)"),
+            ([True, False] * 30, "holds no numbers but bool"),
+            (pd.Categorical([0.5, 1.0] * 30), "holds no numbers but category"),
+            ([1.0, np.nan] * 30, "missing .NaN. or infinite in 30 of 60 cells"),
+            ([1.0, np.inf, 2.0] * 20, "infinite in 20 of 60 cells"),
+            (pd.array([1.0, None] * 30, dtype="Float64"), "in 30 of 60 cells"),
+            ([2.5] * 60, "is 2.5 in every cell"),
+        ],
+    )
+    def test_others_do_not(self, column, message, adata):
+        adata.obs["x"] = column
+        with pytest.raises(ValueError, match=message):
+            check_continuous(adata, "x")
+
+    def test_the_way_out_works(self, adata):
+        adata.obs["x"] = [1.0, np.nan, 3.0] * 20
+        with pytest.raises(ValueError) as error:
+            check_continuous(adata, "x")
+        scope = {"adata": adata, "np": np}
+        exec(str(error.value).split("Drop them: ")[1], scope)
+        assert check_continuous(scope["adata"], "x") == ["x"] and scope["adata"].n_obs == 40
+
+    def test_unknown_and_double_columns(self, adata):
+        with pytest.raises(ValueError, match="Did you mean 'age'"):
+            check_continuous(adata, "Age")
+        for keys, taken in ((["age", "age"], []), (["age"], ["cell_type", "age"])):
+            with pytest.raises(ValueError, match="names 'age', which is named elsewhere"):
+                check_continuous(adata, keys, taken)

@@ -371,3 +371,56 @@ class TestFillFromTraining:
         plan = np.full((5, 3), -1)
         np.testing.assert_array_equal(fill_from_training(plan, composition, [], rng), plan)
         assert fill_from_training(np.zeros((5, 0), dtype=int), without_conditions, [], rng).shape == (5, 0)
+
+
+class TestContinuous:
+    @pytest.fixture
+    def timed(self):
+        """B cells at 0 and 1 hours, mostly from donor 101 early and 102 late; T cells at 5 hours."""
+        codes = np.repeat([[0, 0], [0, 1], [0, 1], [1, 0]], [30, 2, 40, 8], axis=0)
+        hours = np.repeat([0.0, 0.0, 1.0, 5.0], [30, 2, 40, 8])[:, None]
+        return TrainingComposition.from_codes(
+            {"cell_type": ["B", "T"], "donor": ["101", "102"]}, codes, ["time"], hours
+        )
+
+    def test_combinations_have_values(self, timed):
+        assert timed.keys == ["cell_type", "donor", "time"]
+        rows = zip(timed.combinations.tolist(), timed.values[:, 0].tolist(), timed.n_cells.tolist(), strict=True)
+        assert sorted(rows) == [([0, 0], 0.0, 30), ([0, 1], 0.0, 2), ([0, 1], 1.0, 40), ([1, 0], 5.0, 8)]
+        np.testing.assert_allclose(timed.standard_deviations, np.std([0] * 32 + [1] * 40 + [5] * 8))
+
+    def test_settings_survive_json(self, timed):
+        back = TrainingComposition.from_dict(json.loads(json.dumps(timed.to_dict())))
+        assert back.to_dict() == timed.to_dict() and back.values.shape == (4, 1)
+
+    def test_observed_keeps_values_with_their_categories(self, timed, rng):
+        plan = _conditions.read_conditions("observed", None, timed, rng)
+        assert np.unique(np.column_stack(plan), axis=0).tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1], [1, 0, 5]]
+        assert (plan.values == 1.0).sum() == 40
+
+    @pytest.mark.parametrize("number", [3.5, "3.5", np.float32(3.5), [3.5], pd.Series([3.5]), {3.5: 1}])
+    def test_every_form(self, number, timed, rng):
+        plan = _conditions.read_conditions({"time": number}, 1, timed, rng)
+        assert plan.values.tolist() == [[3.5]] and plan.codes.tolist() == [[-1, -1]]
+
+    @pytest.mark.parametrize("number", [None, np.nan, [None], pd.Series([pd.NA], dtype="Float64")])
+    def test_gaps_are_left_to_the_model(self, number, timed, rng):
+        assert np.isnan(_conditions.read_conditions({"time": number}, 1, timed, rng).values).all()
+
+    @pytest.mark.parametrize("number", ["late", np.inf, [1.0, -np.inf], {"late": 3}, ["1", "x"], pd.Timestamp(0)])
+    def test_anything_else_is_refused(self, number, timed, rng):
+        with pytest.raises(ValueError, match="'time' is continuous and needs a finite number, e.g. "):
+            _conditions.read_conditions({"time": number}, None, timed, rng)
+
+    def test_donors_come_from_cells_of_about_the_same_time(self, timed, rng):
+        values = np.repeat([0.0, 1.02, 40.0, np.nan], 200)[:, None]
+        plan = Plan(np.tile([0, -1], (800, 1)), values)
+        donors = _conditions.fill_from_training(plan, timed, ["donor"], rng).codes[:, 1].reshape(4, 200)
+        assert 0.85 < (donors[0] == 0).mean() < 1  # 30 of 32
+        assert (donors[1] == 1).all() and (donors[2] == 1).all()  # the latest B cells
+        assert 0.3 < (donors[3] == 0).mean() < 0.55  # 30 of 72
+
+    def test_says_how_far_beyond_training(self, timed):
+        assert beyond_training(np.array([[0.0], [5.0], [np.nan]]), timed) == []
+        (message,) = beyond_training(np.array([[-1.0], [9.0], [2.0]]), timed)
+        assert message.startswith("time=9 lies outside the training cells' range, 0 to 5, by 2.8")

@@ -43,7 +43,7 @@ class ClassifierMixin:
         keys
             One condition key or several; by default all but the batch key.
         max_epochs
-            Most epochs of each classifier; by default as many as the number of cells calls for.
+            Most epochs of each classifier, 1 or more; by default as many as the number of cells calls for.
         accelerator, devices, precision, checkpoint_dir, logger, progress, trainer_kwargs
             As for :meth:`train`.
         early_stopping
@@ -67,7 +67,7 @@ class ClassifierMixin:
         Raises
         ------
         ValueError
-            If the model is not trained or has no data, or a key is unknown.
+            If the model is not trained or has no data, a key is unknown, or `max_epochs` is out of range.
 
         References
         ----------
@@ -96,6 +96,8 @@ class ClassifierMixin:
         for key in keys:
             if key not in self.composition.keys:
                 raise ValueError(f"The model has no condition {key!r}.{did_you_mean(key, available)}")
+        if max_epochs is not None and (max_epochs != int(max_epochs) or max_epochs < 1):
+            raise ValueError(f"max_epochs must be a whole number, 1 or more; got {max_epochs!r}.")
         settings = dict(classifier_kwargs or {})
         batch_size, patience = settings.pop("batch_size", 512), settings.pop("patience", 15)
         network = {name: settings.pop(name) for name in ("n_hidden", "dropout") if name in settings}

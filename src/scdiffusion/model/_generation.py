@@ -71,9 +71,9 @@ class GenerationMixin:
             - a dict of any of these to their scales, to combine them: `{"classifier_free": 0, "classifier": 1}` is a
               conditional denoiser and classifiers on top. The denoiser then sees what classifier-free guidance covers.
         guidance_scale
-            Strength of the guidance. Of `"classifier_free"`: -1 is unconditional, 0 conditional, above 0 sharper. Of
-            `"classifier"`: 0 is unconditional, 1 conditional, above 1 sharper. One number, or one per condition key;
-            with a dict, other keys are conditions without guidance. Default 1.
+            Strength of the guidance. Of `"classifier_free"`: -1 is unconditional, 0 conditional, above 0 sharper;
+            default 1. Of `"classifier"`: 0 is unconditional, 1 what a perfect classifier calls for, above sharper;
+            default 2. One number, or one per condition key; with a dict, other keys are conditions without guidance.
         guidance_interval
             Guide only between these shares of the process, 0 (clean) to 1 (pure noise); `(0, 0.5)`, for instance, is
             the second half of the way. By default always.

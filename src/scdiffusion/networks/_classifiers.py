@@ -16,8 +16,8 @@ class NoiseAwareClassifier(nn.Module, ABC):
     """Likelihood of one condition given a noised latent and its timestep; for :meth:`SCDiffusion.train_classifier`.
 
     Three hidden layers, the last of half the width, each told the timestep: scDiffusion's layout, at a width that
-    suits latents of few dimensions. Layers are normalised within each cell and not within the batch, so that a cell's
-    guidance does not depend on the cells beside it.
+    suits latents of few dimensions. There is no normalisation: within the batch, it would make a cell's guidance
+    depend on the cells beside it; within the cell, the gradient would vanish far from a category, where it is needed.
 
     The network reads `alpha_t x_t`, the best linear estimate of standardised latents, in place of `x_t`. Guidance
     divides the gradient by `alpha_t`; the gradient through this input is proportional to `alpha_t`, so that guidance
@@ -52,15 +52,14 @@ class NoiseAwareClassifier(nn.Module, ABC):
         self.timestep_encoder = TimestepEncoder(n_hidden, n_timesteps)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.times = nn.ModuleList(nn.Linear(n_hidden, width) for width in widths[1:])
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[1:])
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(widths[-1], n_outputs)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Read noised latents times alpha, `(n_cells, n_features)`, at timesteps `(n_cells,)`."""
         context = F.silu(self.timestep_encoder(t))
-        for layer, time, norm in zip(self.layers, self.times, self.norms, strict=True):
-            x = self.dropout(F.silu(norm(layer(x) + time(context))))
+        for layer, time in zip(self.layers, self.times, strict=True):
+            x = self.dropout(F.silu(layer(x) + time(context)))
         return self.output(x)
 
     @abstractmethod
