@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import sparse
 
+from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import COMPACT, GENERATED, GREY, REAL, dots, finish, make_axes, read_pair
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-
+@shared_docs
 def mean_variance(
     real: AnnData,
     generated: AnnData,
@@ -33,16 +31,14 @@ def mean_variance(
     ----------
     real, generated
         Counts. Genes without any are left out.
-    layer
-        Layer to take; of a side without it, ``X``.
+    $layer
     ax
         Axes to draw on.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    The Axes if ``show=False``, the figure if ``return_fig``, else None.
+    The Axes $returned
 
     Raises
     ------

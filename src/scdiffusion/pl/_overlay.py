@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter
 
 from scdiffusion.metrics import joint_pca, reference_pca
 from scdiffusion.metrics._checks import Matrix, to_seed
 from scdiffusion.model._checks import did_you_mean
+from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import (
     BACKGROUND,
     COMPACT,
@@ -26,10 +32,6 @@ from scdiffusion.pl._utils import (
     read_pair,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 SIDES = {"Real": REAL, "Generated": GENERATED}
 AXES = {"umap": "UMAP", "tsne": "t-SNE ", "pca": "PC"}
 N_COMPONENTS = 15
@@ -40,6 +42,7 @@ MASSES = (0.9, 0.7, 0.5, 0.3, 0.1)
 N_BINS, BANDWIDTH = 128, 0.02  # of the density, the second as a share of the width
 
 
+@shared_docs
 def overlay(
     real: AnnData,
     generated: AnnData,
@@ -66,8 +69,7 @@ def overlay(
 
     Parameters
     ----------
-    real, generated
-        Counts or log-normalised expression.
+    $sides
     basis
         ``"umap"``; ``"pca"``, the first two components of the real cells; or ``"tsne"``, which knows no projection
         and is therefore fitted on real and generated cells together.
@@ -76,8 +78,7 @@ def overlay(
         ``uns["<color>_colors"]``, else scanpy's.
     groups
         Categories to colour; cells of all others are grey.
-    layer
-        Layer to take; of a side without it, ``X``.
+    $layer
     n_cells
         Most cells of either side to embed and draw; of more, as many are drawn at random.
     contours
@@ -89,12 +90,11 @@ def overlay(
         Seed or generator of the sample and the embedding.
     ax
         Three Axes to draw on.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    Three Axes if ``show=False``, the figure if ``return_fig``, else None.
+    Three Axes $returned
 
     Raises
     ------
@@ -197,9 +197,6 @@ def _draw_both(
     size: float,
     rng: np.random.Generator,
 ) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     xy, top = np.concatenate(points), np.concatenate(chosen)
     if contours:
         ax.scatter(*xy[~top].T, c=BACKGROUND, s=size, lw=0, rasterized=True)
@@ -215,8 +212,6 @@ def _draw_both(
 
 
 def _draw_contours(ax: Axes, xy: np.ndarray, extent: np.ndarray, color: str, *, filled: bool) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
-
     if not len(xy):
         return
     low, high = extent.min(axis=0), extent.max(axis=0)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scanpy import settings
+from scanpy.pl import palettes
 from scipy import sparse
 
 from scdiffusion.metrics import log_normalise
 from scdiffusion.metrics._checks import as_matrix
 from scdiffusion.model._checks import did_you_mean, name_some
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Colours of Okabe and Ito, which colour-blind readers tell apart; the first two differ in lightness as well.
 REAL, GENERATED = "#0072B2", "#E69F00"
@@ -101,9 +104,6 @@ def values_of(adata: AnnData, gene: str) -> np.ndarray:
 
 def colors_of(categories: Sequence[str], key: str, *sources: AnnData) -> dict[str, str]:
     """Return a colour per category, from ``uns["<key>_colors"]`` of the first source that has it, else scanpy's."""
-    from matplotlib import rcParams
-    from scanpy.pl import palettes
-
     cycle = rcParams["axes.prop_cycle"].by_key()["color"]
     in_turn = (cycle, palettes.default_20, palettes.default_28, palettes.default_102, [GREY] * len(categories))
     default = next(palette for palette in in_turn if len(palette) >= len(categories))
@@ -125,8 +125,6 @@ def make_axes(
         if len(given) != n_panels:
             raise ValueError(f"This plot has {n_panels} panel(s), but ax holds {len(given)} Axes.")
         return given
-    import matplotlib.pyplot as plt
-
     n_rows = -(-n_panels // n_columns)
     n_columns = -(-n_panels // n_rows)
     kwargs = {"figsize": (size[0] * n_columns, size[1] * n_rows), "layout": "constrained", "squeeze": False} | kwargs
@@ -166,8 +164,6 @@ def add_legend(axes: Sequence[Axes], handles: Sequence[Any], *, own_figure: bool
 
 def dots(colors: Mapping[str, str]) -> list[Any]:
     """Legend entries of colours."""
-    from matplotlib.lines import Line2D
-
     return [Line2D([], [], color=color, marker="o", ls="", label=label) for label, color in colors.items()]
 
 
@@ -175,9 +171,6 @@ def finish(axes: Axes | list[Axes], show: bool | None, return_fig: bool) -> Axes
     """Return what scanpy's plots return: the figure if asked for, nothing when shown, else the axes."""
     if return_fig:
         return (axes[0] if isinstance(axes, list) else axes).figure
-    import matplotlib.pyplot as plt
-    from scanpy import settings
-
     if settings.autoshow if show is None else show:
         plt.show()
         return None
