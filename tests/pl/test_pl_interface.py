@@ -47,7 +47,7 @@ def autoshow():
 
 
 def test_every_public_plot_is_tested_here():
-    assert sorted(PLOTS) == sorted(pl.__all__)
+    assert {*PLOTS, "report"} == set(pl.__all__)  # report returns no figure: test_report.py
 
 
 @every_plot

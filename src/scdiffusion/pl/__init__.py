@@ -9,5 +9,17 @@ from ._markers import markers
 from ._mean_variance import mean_variance
 from ._overlay import overlay
 from ._qq import qq
+from ._report import report
 
-__all__ = ["confusion", "evaluation", "history", "interpolation", "lfc", "markers", "mean_variance", "overlay", "qq"]
+__all__ = [
+    "confusion",
+    "evaluation",
+    "history",
+    "interpolation",
+    "lfc",
+    "markers",
+    "mean_variance",
+    "overlay",
+    "qq",
+    "report",
+]

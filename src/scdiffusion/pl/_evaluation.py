@@ -97,13 +97,18 @@ def evaluation(
     return finish(ax, show, return_fig)
 
 
-def _card(table: pd.DataFrame, group: str) -> pd.DataFrame:
-    """Rows of the group by metric, with the figures rescaled so that the floor is 0 and the baseline is 1."""
+def check_table(table: pd.DataFrame) -> None:
+    """Raise unless the table is one of :func:`scdiffusion.tl.evaluate`."""
     missing = [column for column in NEEDED if column not in table]
     if missing:
         raise ValueError(
             f"The table has no column {name_some(missing)}. Make it with scd.tl.evaluate(real, generated)."
         )
+
+
+def _card(table: pd.DataFrame, group: str) -> pd.DataFrame:
+    """Rows of the group by metric, with the figures rescaled so that the floor is 0 and the baseline is 1."""
+    check_table(table)
     if group not in set(table["group"]):
         raise ValueError(f"The table has no group {group!r}.{did_you_mean(group, table['group'].unique())}")
     card = table[table["group"] == group].set_index("metric")

@@ -95,7 +95,7 @@ def markers(
         "Real, other types": (real_cells[others], GREY),
     }
 
-    (ax,) = make_axes(ax, 1, (1.5 + 0.9 * len(genes), 3.2))
+    (ax,) = make_axes(ax, 1, (2.6 + 0.9 * len(genes), 3.2))
     positions = np.arange(len(genes))
     for shift, (cells, color) in zip((-WIDTH, 0, WIDTH), sides.values(), strict=True):
         values = [values_of(cells, gene) for gene in genes]

@@ -58,7 +58,7 @@ def mean_variance(
     """
     sides = read_pair(real, generated, layer, counts=True)
     (ax,) = make_axes(ax, 1, (4, 3.6))
-    moments = np.hstack([_moments(side.X) for side in sides])  # (2, 2 * n_genes)
+    moments = np.hstack([gene_moments(side.X) for side in sides])  # (2, 2 * n_genes)
     colors = np.repeat([REAL, GENERATED], sides[0].n_vars)
     # in random order, so that neither side hides the other
     order = np.random.default_rng(0).permutation(np.flatnonzero((moments > 0).all(axis=0)))
@@ -69,7 +69,7 @@ def mean_variance(
     return finish(ax, show, return_fig)
 
 
-def _moments(X: np.ndarray | sparse.csr_matrix) -> np.ndarray:
+def gene_moments(X: np.ndarray | sparse.csr_matrix) -> np.ndarray:
     """Mean and variance of the columns, (2, n_genes), without making a sparse matrix dense."""
     X = X.astype(np.float64)
     square = X.multiply(X) if sparse.issparse(X) else X**2
