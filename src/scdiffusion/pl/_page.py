@@ -75,6 +75,7 @@ def picture(title: str, draw: Callable[[], Figure]) -> str:
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white", bbox_inches="tight")
     plt.close(figure)
     png = buffer.getvalue()
+    # the header of a PNG has its size in pixels
     width, height = (int.from_bytes(png[i : i + 4]) * CSS_PIXELS_PER_INCH // DOTS_PER_INCH for i in (16, 20))
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return (
@@ -103,10 +104,10 @@ def summary(table: pd.DataFrame) -> str:
     )
 
 
-def metric_table(table: pd.DataFrame, group: str = "all") -> str:
-    """Return the figures of one group, a row per metric."""
+def metric_table(table: pd.DataFrame) -> str:
+    """Return the figures of all cells, a row per metric."""
     rows = []
-    for _, row in table[table["group"] == group].iterrows():
+    for _, row in table[table["group"] == "all"].iterrows():
         words = f"{WORDS.get(row['metric'], '')} ({row['space']})" if pd.notna(row.get("space")) else ""
         cells = [
             f'<th scope="row" class="metric">{escape(_name(row["metric"]))}<br><small>{escape(words)}</small></th>',
