@@ -5,6 +5,8 @@
 First table: real cells in the place of generated ones, over random splits into real, generated and train; anything but
 "within floor" is a false alarm. Second table: verdicts on a real resample (the half of the test split that is not the
 real side), our model, independent negative binomials per type, and training cells with every gene shuffled.
+
+On one core a split takes one minute on pbmc3k and two on kang_ctrl_12k, the second table three and four.
 """
 
 from __future__ import annotations

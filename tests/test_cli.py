@@ -1,4 +1,5 @@
 import anndata as ad
+import pandas as pd
 import pytest
 
 import scdiffusion as scd
@@ -27,6 +28,23 @@ def test_classifiers_and_numbers(tmp_path):
     request = ["-n", "3", "-c", "phase=S", "-c", "percent_mito=0.02", "--guidance", "classifier"]
     assert main(["generate", model, *request, "-o", out, "--seed", "0"]) == 0
     assert ad.read_h5ad(out).obs["percent_mito"].tolist() == [0.02] * 3
+
+
+def test_evaluate_writes_table_and_report(tmp_path, monkeypatch, capsys):
+    adata = scd.datasets.pbmc68k_reduced()
+    adata[::2].write_h5ad(tmp_path / "real.h5ad")
+    adata[1::2].write_h5ad(tmp_path / "generated.h5ad")
+    evaluate, report = scd.tl.evaluate, scd.pl.report
+    monkeypatch.setattr(scd.tl, "evaluate", lambda *sides, **kwargs: evaluate(*sides, metrics="n_genes", **kwargs))
+    monkeypatch.setattr(scd.pl, "report", lambda *args, **kwargs: report(*args, basis="pca", **kwargs))
+    sides = [str(tmp_path / "real.h5ad"), str(tmp_path / "generated.h5ad"), "--layer", "counts"]
+    table, page = tmp_path / "table.csv", tmp_path / "page.html"
+    assert main(["evaluate", *sides, "--groupby", "phase", "-o", str(table), "--report", str(page)]) == 0
+    assert set(pd.read_csv(table)["group"]) == {"all", "G1", "G2M", "S"}
+    assert "Types asked for and seen" in page.read_text(encoding="utf-8")
+    assert "within floor" in capsys.readouterr().out
+    assert main(["evaluate", *sides, "--report", str(tmp_path / "nowhere" / "page.html")]) == 1
+    assert "There is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "generate", "evaluate", "demo"])

@@ -84,17 +84,19 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     import scdiffusion as scd
 
+    for path in filter(None, (options.output, options.report)):
+        if not Path(path).parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {str(Path(path).parent)!r} to write {path!r} to.")
+    real, generated = ad.read_h5ad(options.real), ad.read_h5ad(options.generated)
     train = ad.read_h5ad(options.train) if options.train else None
-    table = scd.tl.evaluate(
-        ad.read_h5ad(options.real),
-        ad.read_h5ad(options.generated),
-        groupby=options.groupby,
-        train=train,
-        rng=options.seed,
-    )
+    shared = {"groupby": options.groupby, "layer": options.layer, "rng": options.seed}
+    table = scd.tl.evaluate(real, generated, train=train, **shared)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
     if options.output:
         table.to_csv(options.output, index=False)
-    print(table.to_string(index=False, float_format="{:.3f}".format))
+    if options.report:
+        scd.pl.report(table, real, generated, options.report, **shared)
+        print(f"Wrote {options.report}")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -200,13 +202,15 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command(
         "evaluate", _evaluate, "Compare generated with real cells, beside the real-vs-real floor.",
-        "scdiffusion evaluate real.h5ad generated.h5ad --groupby cell_type",
+        "scdiffusion evaluate real.h5ad generated.h5ad --groupby cell_type --report evaluation.html",
     )  # fmt: skip
     evaluate.add_argument("real", help="h5ad file of real cells that the model was not trained on")
     evaluate.add_argument("generated", help="h5ad file of generated cells, from any tool")
     evaluate.add_argument("--train", help="h5ad file of the training cells")
     evaluate.add_argument("--groupby", help="obs column of cell types")
+    evaluate.add_argument("--layer", help="layer with the expression (default: X)")
     evaluate.add_argument("-o", "--output", help="csv file to write the table to")
+    evaluate.add_argument("--report", metavar="HTML", help="page to write, with the table and the figures")
     evaluate.add_argument("--seed", type=int, default=0)
 
     demo = command(

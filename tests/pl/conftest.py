@@ -28,7 +28,11 @@ def simulate(n_cells: int, seed: int) -> ad.AnnData:
     return ad.AnnData(
         sparse.csr_matrix(rng.poisson(mean[codes]).astype(np.float32)),
         obs=pd.DataFrame(
-            {"cell_type": pd.Categorical(np.array(TYPES)[codes], categories=TYPES), "depth": rng.random(n_cells)},
+            {
+                "cell_type": pd.Categorical(np.array(TYPES)[codes], categories=TYPES),
+                "depth": rng.random(n_cells),
+                "state": np.arange(n_cells) % 4,
+            },
             index=[f"cell{i}" for i in range(n_cells)],
         ),
         var=pd.DataFrame(index=[f"GENE{i}" for i in range(N_GENES)]),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, cross_val_predict
@@ -16,17 +18,14 @@ from sklearn.preprocessing import StandardScaler
 
 from scdiffusion.metrics._checks import to_seed
 from scdiffusion.model._checks import name_some
+from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import finish, make_axes, read_pair
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 N_FOLDS = 5
 MOST_TO_ANNOTATE = 15
 
 
+@shared_docs
 def confusion(
     real_train: AnnData,
     generated: AnnData,
@@ -53,20 +52,18 @@ def confusion(
         Cells to judge, likewise.
     key
         Categorical ``obs`` column with the type, on both sides; of generated cells, the one asked for.
-    layer
-        Layer to take; of a side without it, ``X``.
+    $layer
     n_components
         Number of principal components.
     rng
         Seed or generator of the folds and the components.
     ax
         Two Axes to draw on.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    Two Axes, real and generated, if ``show=False``, the figure if ``return_fig``, else None.
+    Two Axes, real and generated, $returned
 
     Raises
     ------

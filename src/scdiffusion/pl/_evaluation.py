@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from scdiffusion.model._checks import did_you_mean, name_some
+from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import BACKGROUND, COMPACT, GREY, MODELS, finish, make_axes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
 FIGURES = ["generated", "generated_sd", "floor", "floor_sd", "baseline"]
 NEEDED = ["metric", "group", *FIGURES, "better", "verdict"]
@@ -25,6 +23,7 @@ LEFT, RIGHT = -0.75, 1.75
 ROW, COLUMN = 0.24, 58  # height in inches, width in points
 
 
+@shared_docs
 def evaluation(
     tables: pd.DataFrame | Mapping[str, pd.DataFrame],
     *,
@@ -48,12 +47,11 @@ def evaluation(
         Group of cells whose rows are drawn.
     ax
         Axes to draw on.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    The Axes if ``show=False``, the figure if ``return_fig``, else None.
+    The Axes $returned
 
     Raises
     ------
@@ -99,13 +97,18 @@ def evaluation(
     return finish(ax, show, return_fig)
 
 
-def _card(table: pd.DataFrame, group: str) -> pd.DataFrame:
-    """Rows of the group by metric, with the figures rescaled so that the floor is 0 and the baseline is 1."""
+def check_table(table: pd.DataFrame) -> None:
+    """Raise unless the table is one of :func:`scdiffusion.tl.evaluate`."""
     missing = [column for column in NEEDED if column not in table]
     if missing:
         raise ValueError(
             f"The table has no column {name_some(missing)}. Make it with scd.tl.evaluate(real, generated)."
         )
+
+
+def _card(table: pd.DataFrame, group: str) -> pd.DataFrame:
+    """Rows of the group by metric, with the figures rescaled so that the floor is 0 and the baseline is 1."""
+    check_table(table)
     if group not in set(table["group"]):
         raise ValueError(f"The table has no group {group!r}.{did_you_mean(group, table['group'].unique())}")
     card = table[table["group"] == group].set_index("metric")
@@ -158,9 +161,6 @@ def _write_figures(ax: Axes, card: pd.DataFrame) -> None:
 
 
 def _handles(models: Mapping[str, str] | None) -> list[Line2D | Patch]:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     shapes = [
         Line2D([], [], color=color if models is None else "black", marker=marker, ls="", label=verdict)
         for verdict, (color, marker) in VERDICTS.items()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import GENERATED, GREY, REAL, add_legend, finish, make_axes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SUFFIX = "_train_loss"
 
 
+@shared_docs
 def history(
     model: Any,
     *,
@@ -34,12 +35,11 @@ def history(
         Trained :class:`~scdiffusion.SCDiffusion`, or its ``history``.
     ax
         As many Axes as stages.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    One Axes per stage if ``show=False``, the figure if ``return_fig``, else None.
+    One Axes per stage $returned
 
     Raises
     ------
@@ -57,8 +57,6 @@ def history(
     ['Diffusion']
     >>> plt.close(axes[0].figure)
     """
-    from matplotlib.ticker import MaxNLocator
-
     losses = _losses(model if isinstance(model, Mapping) else model.history)
     panels = make_axes(ax, len(losses), (3.6, 2.8))
     for panel, (stage, (train, held_out)) in zip(panels, losses.items(), strict=True):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scdiffusion.metrics import log_fold_changes
+from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import GREY, REAL, finish, label_axes, make_axes, pick_groups, read_pair
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MIN_CELLS = 3
 
 
+@shared_docs
 def lfc(
     real: AnnData,
     generated: AnnData,
@@ -37,22 +37,19 @@ def lfc(
 
     Parameters
     ----------
-    real, generated
-        Counts or log-normalised expression.
+    $sides
     groupby
         Categorical ``obs`` column.
     groups
         Categories to draw; by default all. Only those with three cells or more on both sides take part.
-    layer
-        Layer to take; of a side without it, ``X``.
+    $layer
     ax
         As many Axes as types.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    One Axes per type if ``show=False``, the figure if ``return_fig``, else None.
+    One Axes per type $returned
 
     Raises
     ------
@@ -70,8 +67,6 @@ def lfc(
     ['G1', 'G2M', 'S']
     >>> plt.close(axes[0].figure)
     """
-    from matplotlib.ticker import MaxNLocator
-
     sides = read_pair(real, generated, layer, groupby)
     taking_part = pick_groups(*sides, groupby, min_cells=MIN_CELLS)
     drawn = taking_part if groups is None else pick_groups(*sides, groupby, groups, min_cells=MIN_CELLS)

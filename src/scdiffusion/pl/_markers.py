@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
+from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import (
     COMPACT,
     GENERATED,
@@ -21,13 +25,10 @@ from scdiffusion.pl._utils import (
     values_of,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 WIDTH = 0.26  # of a violin; three and a gap make 1
 
 
+@shared_docs
 def markers(
     real: AnnData,
     generated: AnnData,
@@ -46,24 +47,21 @@ def markers(
 
     Parameters
     ----------
-    real, generated
-        Counts or log-normalised expression.
+    $sides
     genes
         One gene or several.
     key
         Categorical ``obs`` column.
     group
         Category of it.
-    layer
-        Layer to take; of a side without it, ``X``.
+    $layer
     ax
         Axes to draw on.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    The Axes if ``show=False``, the figure if ``return_fig``, else None.
+    The Axes $returned
 
     Raises
     ------
@@ -85,9 +83,6 @@ def markers(
     ['CD79A', 'NKG7']
     >>> plt.close(ax.figure)
     """
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     real_cells, generated_cells = read_pair(real, generated, layer, key)
     genes = pick_genes(real_cells, genes)
     (group,) = pick_groups(real_cells, generated_cells, key, group)
@@ -100,7 +95,7 @@ def markers(
         "Real, other types": (real_cells[others], GREY),
     }
 
-    (ax,) = make_axes(ax, 1, (1.5 + 0.9 * len(genes), 3.2))
+    (ax,) = make_axes(ax, 1, (2.6 + 0.9 * len(genes), 3.2))
     positions = np.arange(len(genes))
     for shift, (cells, color) in zip((-WIDTH, 0, WIDTH), sides.values(), strict=True):
         values = [values_of(cells, gene) for gene in genes]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import sparse
 
+from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import COMPACT, GENERATED, GREY, REAL, dots, finish, make_axes, read_pair
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-
+@shared_docs
 def mean_variance(
     real: AnnData,
     generated: AnnData,
@@ -33,16 +31,14 @@ def mean_variance(
     ----------
     real, generated
         Counts. Genes without any are left out.
-    layer
-        Layer to take; of a side without it, ``X``.
+    $layer
     ax
         Axes to draw on.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    The Axes if ``show=False``, the figure if ``return_fig``, else None.
+    The Axes $returned
 
     Raises
     ------
@@ -62,7 +58,7 @@ def mean_variance(
     """
     sides = read_pair(real, generated, layer, counts=True)
     (ax,) = make_axes(ax, 1, (4, 3.6))
-    moments = np.hstack([_moments(side.X) for side in sides])  # (2, 2 * n_genes)
+    moments = np.hstack([gene_moments(side.X) for side in sides])  # (2, 2 * n_genes)
     colors = np.repeat([REAL, GENERATED], sides[0].n_vars)
     # in random order, so that neither side hides the other
     order = np.random.default_rng(0).permutation(np.flatnonzero((moments > 0).all(axis=0)))
@@ -73,7 +69,7 @@ def mean_variance(
     return finish(ax, show, return_fig)
 
 
-def _moments(X: np.ndarray | sparse.csr_matrix) -> np.ndarray:
+def gene_moments(X: np.ndarray | sparse.csr_matrix) -> np.ndarray:
     """Mean and variance of the columns, (2, n_genes), without making a sparse matrix dense."""
     X = X.astype(np.float64)
     square = X.multiply(X) if sparse.issparse(X) else X**2

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter
 
-from scdiffusion.metrics import joint_pca, reference_pca
-from scdiffusion.metrics._checks import Matrix, to_seed
-from scdiffusion.model._checks import did_you_mean
+from scdiffusion.pl._docs import shared_docs
+from scdiffusion.pl._embedding import check_basis, components, draw_dots, embed, frame, sample
 from scdiffusion.pl._utils import (
     BACKGROUND,
     COMPACT,
@@ -26,13 +30,7 @@ from scdiffusion.pl._utils import (
     read_pair,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 SIDES = {"Real": REAL, "Generated": GENERATED}
-AXES = {"umap": "UMAP", "tsne": "t-SNE ", "pca": "PC"}
-N_COMPONENTS = 15
 MAX_LEGEND_ROWS = 16
 
 MANY_CELLS = 2_000  # from here on overlaid dots hide each other
@@ -40,6 +38,7 @@ MASSES = (0.9, 0.7, 0.5, 0.3, 0.1)
 N_BINS, BANDWIDTH = 128, 0.02  # of the density, the second as a share of the width
 
 
+@shared_docs
 def overlay(
     real: AnnData,
     generated: AnnData,
@@ -66,8 +65,7 @@ def overlay(
 
     Parameters
     ----------
-    real, generated
-        Counts or log-normalised expression.
+    $sides
     basis
         ``"umap"``; ``"pca"``, the first two components of the real cells; or ``"tsne"``, which knows no projection
         and is therefore fitted on real and generated cells together.
@@ -76,8 +74,7 @@ def overlay(
         ``uns["<color>_colors"]``, else scanpy's.
     groups
         Categories to colour; cells of all others are grey.
-    layer
-        Layer to take; of a side without it, ``X``.
+    $layer
     n_cells
         Most cells of either side to embed and draw; of more, as many are drawn at random.
     contours
@@ -89,12 +86,11 @@ def overlay(
         Seed or generator of the sample and the embedding.
     ax
         Three Axes to draw on.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    Three Axes if ``show=False``, the figure if ``return_fig``, else None.
+    Three Axes $returned
 
     Raises
     ------
@@ -116,13 +112,12 @@ def overlay(
     ['Real', 'Generated', '']
     >>> plt.close(axes[0].figure)
     """
-    if basis not in AXES:
-        raise ValueError(f"Unknown basis {basis!r}.{did_you_mean(basis, AXES)}")
+    check_basis(basis)
     if groups is not None and color is None:
         raise ValueError("groups are categories of a column: name it too, color=...")
     rng = np.random.default_rng(rng)
-    cells = read_pair(_sample(real, n_cells, rng), _sample(generated, n_cells, rng), layer, color)
-    points = _embed(cells[0].X, cells[1].X, basis, rng)
+    cells = read_pair(sample(real, n_cells, rng), sample(generated, n_cells, rng), layer, color)
+    points = embed(*components(*cells, basis, rng), basis, rng)
     n_most = max(map(len, points))
     size = np.clip(8_000 / n_most, 1.5, 20) if size is None else size
 
@@ -138,55 +133,16 @@ def overlay(
 
     panels = make_axes(ax, 3, (3.2, 3.2))
     for panel, title, xy, c, top in zip(panels, SIDES, points, dot_colors, chosen, strict=False):
-        _draw_dots(panel, xy, c, top, size, rng)
+        draw_dots(panel, xy, c, size, rng, on_top=top)
         panel.set_title(title)
     if contours is None:
         contours = n_most > MANY_CELLS
     _draw_both(panels[2], points, chosen, contours, size, rng)
-    _frame(panels, np.concatenate(points), AXES[basis])
+    frame(panels, np.concatenate(points), basis)
     if legend:
         columns = 1 + (len(legend) - 1) // MAX_LEGEND_ROWS
         add_legend(panels, dots(legend), own_figure=ax is None, title=color, ncols=columns)
     return finish(panels, show, return_fig)
-
-
-def _sample(adata: AnnData, n_cells: int, rng: np.random.Generator) -> AnnData:
-    if not isinstance(adata, AnnData) or adata.n_obs <= n_cells:
-        return adata
-    return adata[np.sort(rng.choice(adata.n_obs, n_cells, replace=False))]
-
-
-def _embed(real: Matrix, generated: Matrix, basis: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of real and generated cells, each (n_cells, 2)."""
-    n_components = min(N_COMPONENTS, *(n - 1 for n in real.shape))
-    if n_components < 2:
-        raise ValueError(f"An embedding needs 3 real cells and 3 shared genes, but these are {real.shape}.")
-    fit = joint_pca if basis == "tsne" else reference_pca
-    real, generated = fit(real, generated, n_components=n_components, rng=rng)  # (n_cells, n_components)
-    if basis == "pca":
-        return real[:, :2], generated[:, :2]
-    seed = to_seed(rng)
-    if basis == "tsne":
-        from sklearn.manifold import TSNE
-
-        both = np.concatenate([real, generated])
-        both = TSNE(perplexity=min(30, (len(both) - 1) / 3), init="pca", random_state=seed).fit_transform(both)
-        return both[: len(real)], both[len(real) :]
-    from umap import UMAP
-
-    # scanpy's min_dist; with a seed umap-learn runs on one core, and warns unless told so
-    umap = UMAP(n_neighbors=min(15, len(real) - 1), min_dist=0.5, random_state=seed, n_jobs=1).fit(real)
-    # Its 100 epochs would push new cells to the rims of the clusters: held-out PBMCs, which should not stand out, are
-    # then told from fitted ones with an AUC of 0.78, but of 0.58 after five epochs, a third of what is set here.
-    umap.n_epochs = 15
-    return umap.embedding_, umap.transform(generated)
-
-
-def _draw_dots(
-    ax: Axes, xy: np.ndarray, colors: np.ndarray, on_top: np.ndarray, size: float, rng: np.random.Generator
-) -> None:
-    order = np.lexsort([rng.random(len(xy)), on_top])
-    ax.scatter(*xy[order].T, c=colors[order], s=size, lw=0, rasterized=True)
 
 
 def _draw_both(
@@ -197,9 +153,6 @@ def _draw_both(
     size: float,
     rng: np.random.Generator,
 ) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     xy, top = np.concatenate(points), np.concatenate(chosen)
     if contours:
         ax.scatter(*xy[~top].T, c=BACKGROUND, s=size, lw=0, rasterized=True)
@@ -208,15 +161,13 @@ def _draw_both(
         handles = [Patch(color=REAL, label="Real"), Line2D([], [], color=GENERATED, label="Generated")]
     else:
         side = np.repeat(list(SIDES.values()), [len(side) for side in points])
-        _draw_dots(ax, xy, np.where(top, side, BACKGROUND), top, size, rng)
+        draw_dots(ax, xy, np.where(top, side, BACKGROUND), size, rng, on_top=top)
         handles = dots(SIDES)
     # in the place of a title, where it covers no cell
     ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, **COMPACT)
 
 
 def _draw_contours(ax: Axes, xy: np.ndarray, extent: np.ndarray, color: str, *, filled: bool) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
-
     if not len(xy):
         return
     low, high = extent.min(axis=0), extent.max(axis=0)
@@ -234,13 +185,3 @@ def _draw_contours(ax: Axes, xy: np.ndarray, extent: np.ndarray, color: str, *, 
         ax.contourf(x, y, density.T, levels=[*levels, density.max() * 1.01], colors=shades)
     else:
         ax.contour(x, y, density.T, levels=levels, colors=color, linewidths=1)
-
-
-def _frame(panels: Sequence[Axes], xy: np.ndarray, name: str) -> None:
-    """Same limits everywhere, no ticks: distances in an embedding have no unit."""
-    low, high = xy.min(axis=0), xy.max(axis=0)
-    margin = 0.05 * (high - low)
-    (left, bottom), (right, top) = low - margin, high + margin
-    for ax in panels:
-        ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], xlabel=f"{name}1", box_aspect=1)
-    panels[0].set_ylabel(f"{name}2")

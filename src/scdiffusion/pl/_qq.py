@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import (
     GREY,
     REAL,
@@ -23,11 +26,8 @@ from scdiffusion.pl._utils import (
     values_of,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-
+@shared_docs
 def qq(
     real: AnnData,
     generated: AnnData,
@@ -48,26 +48,23 @@ def qq(
 
     Parameters
     ----------
-    real, generated
-        Counts or log-normalised expression.
+    $sides
     genes
         One gene or several.
     groupby
         Categorical ``obs`` column: one set of points per category, in the colours of ``uns["<groupby>_colors"]``.
     groups
         Categories to draw; by default all that have cells on both sides.
-    layer
-        Layer to take; of a side without it, ``X``.
+    $layer
     n_quantiles
         Most points per gene and category; no more than cells.
     ax
         As many Axes as genes.
-    show, return_fig
-        As in scanpy.
+    $shown
 
     Returns
     -------
-    One Axes per gene if ``show=False``, the figure if ``return_fig``, else None.
+    One Axes per gene $returned
 
     Raises
     ------
@@ -89,8 +86,6 @@ def qq(
     ['CD79A', 'NKG7']
     >>> plt.close(axes[0].figure)
     """
-    from matplotlib.ticker import MaxNLocator
-
     if groups is not None and groupby is None:
         raise ValueError("groups are categories of a column: name it too, groupby=...")
     sides = read_pair(real, generated, layer, groupby)

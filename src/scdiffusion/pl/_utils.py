@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scanpy import settings
+from scanpy.pl import palettes
 from scipy import sparse
 
 from scdiffusion.metrics import log_normalise
 from scdiffusion.metrics._checks import as_matrix
 from scdiffusion.model._checks import did_you_mean, name_some
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Colours of Okabe and Ito, which colour-blind readers tell apart; the first two differ in lightness as well.
 REAL, GENERATED = "#0072B2", "#E69F00"
@@ -31,13 +34,20 @@ LARGEST_LOGARITHM = 20  # log2(1 + 1e6): no log-normalised value exceeds it
 
 
 def read_pair(
-    real: AnnData, generated: AnnData, layer: str | None = None, key: str | None = None, *, counts: bool = False
+    real: AnnData,
+    generated: AnnData,
+    layer: str | None = None,
+    key: str | None = None,
+    *,
+    counts: bool = False,
+    names: tuple[str, str] = ("real", "generated"),
 ) -> tuple[AnnData, AnnData]:
     """Return both sides as new objects with the genes they share, ``X`` in one space and, of ``obs``, the key.
 
     ``X`` is log-normalised, or raw with ``counts``. The key is categorical with the same categories on both sides.
+    Messages call the sides by their ``names``.
     """
-    sides = {"real": real, "generated": generated}
+    sides = dict(zip(names, (real, generated), strict=True))
     for name, adata in sides.items():
         if not isinstance(adata, AnnData):
             raise TypeError(f"{name} must be an AnnData, not {type(adata).__name__}.")
@@ -46,15 +56,30 @@ def read_pair(
     layers = dict.fromkeys(name for adata in sides.values() for name in adata.layers)
     if layer is not None and layer not in layers:
         raise ValueError(f"Neither side has a layer {layer!r}.{did_you_mean(layer, layers)}")
-    genes = _shared_genes(real, generated)
+    genes = _shared_genes(sides)
     obs = {name: pd.DataFrame(index=pd.RangeIndex(adata.n_obs).astype(str)) for name, adata in sides.items()}
-    for name, labels in ({} if key is None else _labels(sides, key)).items():
+    for name, labels in ({} if key is None else read_labels(sides, key)).items():
         obs[name][key] = labels
     var = pd.DataFrame(index=genes)
     return tuple(
         AnnData(_expression(adata[:, genes], name, layer, counts), obs=obs[name], var=var)
         for name, adata in sides.items()
     )
+
+
+def read_labels(sides: Mapping[str, AnnData], key: str) -> dict[str, pd.Categorical]:
+    """Return the key's values of each side, with the same categories on all sides."""
+    labels = {}
+    for name, adata in sides.items():
+        if key not in adata.obs:
+            raise ValueError(f"{name}.obs has no column {key!r}.{did_you_mean(key, adata.obs.columns)}")
+        column = adata.obs[key]
+        if pd.api.types.is_numeric_dtype(column) and column.nunique() > MAX_NUMERIC_CATEGORIES:
+            raise ValueError(f"{name}.obs[{key!r}] holds numbers, not categories. Bin it first, with pd.cut.")
+        labels[name] = column.astype("category").cat.remove_unused_categories().cat.rename_categories(str)
+    categories = dict.fromkeys(c for column in labels.values() for c in column.cat.categories)
+    # in the order of the real data, also where a category was not generated
+    return {name: column.cat.set_categories(list(categories)).array for name, column in labels.items()}
 
 
 def pick_groups(
@@ -101,9 +126,6 @@ def values_of(adata: AnnData, gene: str) -> np.ndarray:
 
 def colors_of(categories: Sequence[str], key: str, *sources: AnnData) -> dict[str, str]:
     """Return a colour per category, from ``uns["<key>_colors"]`` of the first source that has it, else scanpy's."""
-    from matplotlib import rcParams
-    from scanpy.pl import palettes
-
     cycle = rcParams["axes.prop_cycle"].by_key()["color"]
     in_turn = (cycle, palettes.default_20, palettes.default_28, palettes.default_102, [GREY] * len(categories))
     default = next(palette for palette in in_turn if len(palette) >= len(categories))
@@ -125,8 +147,6 @@ def make_axes(
         if len(given) != n_panels:
             raise ValueError(f"This plot has {n_panels} panel(s), but ax holds {len(given)} Axes.")
         return given
-    import matplotlib.pyplot as plt
-
     n_rows = -(-n_panels // n_columns)
     n_columns = -(-n_panels // n_rows)
     kwargs = {"figsize": (size[0] * n_columns, size[1] * n_rows), "layout": "constrained", "squeeze": False} | kwargs
@@ -166,8 +186,6 @@ def add_legend(axes: Sequence[Axes], handles: Sequence[Any], *, own_figure: bool
 
 def dots(colors: Mapping[str, str]) -> list[Any]:
     """Legend entries of colours."""
-    from matplotlib.lines import Line2D
-
     return [Line2D([], [], color=color, marker="o", ls="", label=label) for label, color in colors.items()]
 
 
@@ -175,42 +193,25 @@ def finish(axes: Axes | list[Axes], show: bool | None, return_fig: bool) -> Axes
     """Return what scanpy's plots return: the figure if asked for, nothing when shown, else the axes."""
     if return_fig:
         return (axes[0] if isinstance(axes, list) else axes).figure
-    import matplotlib.pyplot as plt
-    from scanpy import settings
-
     if settings.autoshow if show is None else show:
         plt.show()
         return None
     return axes
 
 
-def _shared_genes(real: AnnData, generated: AnnData) -> pd.Index:
+def _shared_genes(sides: Mapping[str, AnnData]) -> pd.Index:
+    (a, real), (b, generated) = sides.items()
     genes = real.var_names[real.var_names.isin(generated.var_names)]
     if not len(genes):
         raise ValueError(
-            "real and generated share no gene: "
-            f"{name_some(real.var_names[:3])} against {name_some(generated.var_names[:3])}."
+            f"{a} and {b} share no gene: {name_some(real.var_names[:3])} against {name_some(generated.var_names[:3])}."
         )
     if len(genes) < max(real.n_vars, generated.n_vars):
         warnings.warn(
-            f"Drawn from the {len(genes)} genes that real ({real.n_vars}) and generated ({generated.n_vars}) share.",
+            f"Drawn from the {len(genes)} genes that {a} ({real.n_vars}) and {b} ({generated.n_vars}) share.",
             stacklevel=4,
         )
     return genes
-
-
-def _labels(sides: dict[str, AnnData], key: str) -> dict[str, pd.Categorical]:
-    labels = {}
-    for name, adata in sides.items():
-        if key not in adata.obs:
-            raise ValueError(f"{name}.obs has no column {key!r}.{did_you_mean(key, adata.obs.columns)}")
-        column = adata.obs[key]
-        if pd.api.types.is_numeric_dtype(column) and column.nunique() > MAX_NUMERIC_CATEGORIES:
-            raise ValueError(f"{name}.obs[{key!r}] holds numbers, not categories. Bin it first, with pd.cut.")
-        labels[name] = column.astype("category").cat.remove_unused_categories().cat.rename_categories(str)
-    categories = dict.fromkeys(c for column in labels.values() for c in column.cat.categories)
-    # in the order of the real data, also where a category was not generated
-    return {name: column.cat.set_categories(list(categories)).array for name, column in labels.items()}
 
 
 def _expression(adata: AnnData, name: str, layer: str | None, counts: bool) -> np.ndarray | sparse.csr_matrix:
