@@ -34,8 +34,14 @@ class Autoencoder(Protocol):
     n_latent: int
     likelihood: CountLikelihood
 
-    def initialise(self, counts: sp.csr_matrix, rng: np.random.Generator) -> None:
-        """Set data-dependent starting values; called once, before the first training step."""
+    def initialise(self, counts: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> None:
+        """Set data-dependent starting values; called once, before the first training step.
+
+        `labels` are the category codes of the cells' conditions, `(n_cells, n_keys)`.
+        """
+
+    def calibrate(self, counts: sp.csr_matrix, batch: np.ndarray | None, rng: np.random.Generator) -> None:
+        """Put right what gradient steps leave a little off; called after training. `batch` is `(n_cells,)`."""
 
     def encode(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, each `(n_cells, n_latent)`, from `(n_cells, n_genes)`."""

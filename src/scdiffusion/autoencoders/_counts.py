@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -9,23 +11,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import autoencoders
-from ._components import fit_components, gene_weights, normalise
-from ._glm import fit_glm
+from ._components import fit_components, normalise, subsample
+from ._glm import fit_dispersions, fit_means
 from ._likelihoods import CountParameters, likelihoods
 
 DISPERSIONS = ("gene", "gene-batch", "gene-cell")
-# The starting values need no more cells than this; the optimiser sees all of them.
-_N_CELLS_INITIALISE = 5_000
+# Bounds of the share of a latent's variance that re-encoding a cell may add.
+_NOISE_RANGE = (0.01, 0.8)
+_N_CELLS_CALIBRATE = 10_000
+_BLOCK = 512
 
 
 @autoencoders.register("counts")
 class CountAutoencoder(nn.Module):
     r"""Variational autoencoder of counts whose linear path starts as a principal component analysis.
 
-    Encoder and decoder are each the sum of a linear map and a small network. The linear maps start from the
-    principal components of the log-normalised counts, the inverse dispersions from their likeliest values
-    given those components, and the network's part from zero. Training therefore starts where GLM-PCA
-    :cite:p:`Townes2019` would end, and a few hundred steps suffice, on small and wide data too.
+    Encoder and decoder are each the sum of a linear map and a small network. The encoder's linear map holds the
+    principal components of the log-normalised counts, and discriminants of the conditions beside them; it stays as it
+    is. The decoder's starts from a regression of the counts on these, the inverse dispersions from their likeliest
+    values, the posterior's width from the noise that counts leave in the components, and the network's parts from
+    zero. Training therefore starts where GLM-PCA :cite:p:`Townes2019` would end, and a few hundred steps suffice, on
+    small and wide data too.
 
     Counts follow the chosen likelihood with mean :math:`\ell \cdot \mathrm{softmax}(f(z))`, where :math:`\ell` is the
     library size of the cell :cite:p:`Lopez2018`. No layer uses batch statistics: how a cell is decoded never depends
@@ -50,6 +56,8 @@ class CountAutoencoder(nn.Module):
         Number of batches of the nuisance condition; 0 for none.
     dropout
         Dropout rate of the hidden layers.
+    n_discriminant
+        How many of the latents start as discriminants of each condition key; the others as principal components.
     """
 
     def __init__(
@@ -62,20 +70,28 @@ class CountAutoencoder(nn.Module):
         dispersion: str = "gene",
         n_batches: int = 0,
         dropout: float = 0.3,
+        n_discriminant: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if dispersion not in DISPERSIONS:
             raise ValueError(f"Unknown dispersion {dispersion!r}. Available: {', '.join(DISPERSIONS)}.")
         if dispersion == "gene-batch" and not n_batches:
             raise ValueError("dispersion='gene-batch' needs a batch: pass batch_key= to setup_anndata.")
+        if sum(n_discriminant) >= n_latent:
+            raise ValueError(
+                f"n_latent={n_latent} leaves no principal component beside {sum(n_discriminant)} discriminants."
+            )
         self.n_genes, self.n_latent, self.n_batches = n_genes, n_latent, n_batches
+        self.n_discriminant = tuple(n_discriminant)
         self.likelihood = likelihoods.resolve(likelihood)
         self.dispersion = dispersion if self.likelihood.has_dispersion else None
 
         self.encoder_input = nn.Linear(n_genes, n_hidden)
         self.encoder = _hidden_layers(n_hidden, n_layers, dropout)
         self.encoder_output = nn.Linear(n_hidden, 2 * n_latent)
-        self.encoder_linear = nn.Linear(n_genes, n_latent)
+        self.register_buffer("component_weights", torch.zeros(n_latent, n_genes))
+        self.register_buffer("component_offset", torch.zeros(n_latent))
+        self.register_buffer("rotation", torch.eye(n_latent))
 
         self.decoder_input = nn.Linear(n_latent, n_hidden)
         self.decoder = _hidden_layers(n_hidden, n_layers, dropout)
@@ -102,37 +118,140 @@ class CountAutoencoder(nn.Module):
             nn.init.constant_(self.decoder_zero.bias, -3.0)
 
     @torch.no_grad()
-    def initialise(self, counts: sp.csr_matrix, rng: np.random.Generator) -> None:
-        """Start the encoder from principal components, and the decoder from a regression on them.
+    def initialise(self, counts: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> None:
+        """Start the encoder from components of the data, and the decoder from a regression on them.
 
         Parameters
         ----------
         counts
             Counts of the training cells, `(n_cells, n_genes)`.
+        labels
+            Category codes of their conditions, `(n_cells, n_keys)`.
         rng
             Chooses the cells where there are more than needed.
         """
-        if counts.shape[0] > _N_CELLS_INITIALISE:
-            counts = counts[np.sort(rng.choice(counts.shape[0], _N_CELLS_INITIALISE, replace=False))]
+        counts, labels = subsample(counts, labels, rng)
         library = np.asarray(counts.sum(1)).ravel().astype(np.float32)  # (n_cells,)
         self.input_scale.fill_(float(np.median(library)))
+        components = fit_components(counts, labels, self.n_latent - sum(self.n_discriminant), self.n_discriminant, rng)
+        n_components = components.weights.shape[1]  # few cells may allow fewer than asked for
+        self.component_weights.zero_()
+        self.component_offset.zero_()
+        self.component_weights[:n_components] = torch.from_numpy(components.weights.T)
+        self.component_offset[:n_components] = torch.from_numpy(components.offset)
 
-        weights = gene_weights(counts, rng)
-        pca = fit_components(counts, weights, self.n_latent, rng)
-        n_components = pca.n_components_
-        scores = pca.transform(normalise(counts, float(self.input_scale)) @ sp.diags_array(weights))
-        scores = squash(torch.from_numpy(scores)).numpy()  # (n_cells, n_components)
-        encoder = pca.components_ / np.sqrt(pca.explained_variance_)[:, None]  # (n_components, n_genes)
-        self.encoder_linear.weight.zero_()
-        self.encoder_linear.bias.zero_()
-        self.encoder_linear.weight[:n_components] = torch.from_numpy(encoder * weights)
-        self.encoder_linear.bias[:n_components] = torch.from_numpy(-encoder @ pca.mean_)
-        coefficients, log_dispersion = fit_glm(counts, library, scores, estimate_dispersion=self.dispersion is not None)
-        n_hidden = self.decoder_input.out_features
+        x = normalise(counts, float(self.input_scale))
+        scores = torch.zeros(len(library), self.n_latent)
+        scores[:, :n_components] = squash(torch.from_numpy(components(x)))
+        coefficients = fit_means(counts, library, scores.numpy()[:, :n_components])
+        slopes = self.decoder_output.weight[:, self.decoder_input.out_features :]  # a view
+        slopes.zero_()
+        slopes[:, :n_components] = coefficients[:, 1:]
         self.decoder_output.bias.copy_(coefficients[:, 0])
-        self.decoder_output.weight[:, n_hidden : n_hidden + n_components] = coefficients[:, 1:]
+        log_dispersion = self._fit_dispersions(counts, scores, None)
         if self.dispersion:
             self.log_dispersion.copy_(log_dispersion)
+        axes = self._leave_room_for_noise(library, scores, n_components, int(rng.integers(2**31)))
+        slopes[:, :n_components] = coefficients[:, 1:] @ torch.linalg.inv(axes).T
+        self.calibrate(counts, None, rng)
+
+    @torch.no_grad()
+    def calibrate(self, counts: sp.csr_matrix, batch: np.ndarray | None, rng: np.random.Generator) -> None:
+        """Give every gene its total and its likeliest dispersion, for samples of the latents.
+
+        Gradient steps leave both a little off, and let a gene's few impossible counts into its dispersion.
+
+        Parameters
+        ----------
+        counts
+            `(n_cells, n_genes)`.
+        batch
+            Batch codes, `(n_cells,)`; None where there are no batches, or all are still alike.
+        rng
+            Chooses the cells where there are more than needed, and samples latents.
+        """
+        cells = np.arange(counts.shape[0])
+        if len(cells) > _N_CELLS_CALIBRATE:
+            cells = np.sort(rng.choice(cells, _N_CELLS_CALIBRATE, replace=False))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        counts, latents = counts[cells], []
+        for start in range(0, len(cells), _BLOCK):
+            mean, log_variance = self.encode(torch.from_numpy(counts[start : start + _BLOCK].toarray()))
+            noise = torch.randn(mean.shape, generator=generator)
+            latents.append(mean + noise * (0.5 * log_variance).exp())
+        batches = None if batch is None else torch.from_numpy(batch[cells])
+        log_dispersion = self._fit_dispersions(counts, torch.cat(latents), batches)
+        if self.dispersion == "gene" and not self.likelihood.has_zero_inflation:
+            self.log_dispersion.copy_(log_dispersion)
+
+    def _fit_dispersions(self, counts: sp.csr_matrix, latents: Tensor, batch: Tensor | None) -> Tensor:
+        """Set the intercepts to give each gene's total, and return its likeliest log dispersion, `(n_genes,)`."""
+        hidden = self.decoder(self.decoder_input(latents))
+        features, output = torch.cat([hidden, latents], dim=1), self.decoder_output
+        if batch is None and self.n_batches:
+            batch = torch.zeros(len(latents), dtype=torch.long)
+
+        def logits(genes: slice, cells: slice) -> Tensor:
+            values = F.linear(features[cells], output.weight[genes], output.bias[genes])
+            return values if batch is None else values + self.decoder_batch.weight[:, genes][batch[cells]]
+
+        every = slice(None)
+        blocks = [slice(start, start + _BLOCK) for start in range(0, len(latents), _BLOCK)]
+        total = torch.cat([logits(every, cells).logsumexp(1) for cells in blocks])  # (n_cells,)
+        offset = (torch.from_numpy(np.asarray(counts.sum(1)).ravel()).log() - total)[:, None]
+
+        def mean_of(genes: slice) -> Tensor:
+            mean = torch.exp(logits(genes, every) + offset)
+            if self.decoder_zero is None:
+                return mean
+            zero = F.linear(hidden, self.decoder_zero.weight[genes], self.decoder_zero.bias[genes])
+            return mean * torch.sigmoid(-zero)
+
+        shift, log_dispersion = fit_dispersions(counts, mean_of)
+        output.bias += shift
+        return log_dispersion
+
+    def _leave_room_for_noise(self, library: np.ndarray, scores: Tensor, n_scores: int, seed: int) -> Tensor:
+        r"""Turn scores, which hold the counts' noise, into a posterior of what lies behind them.
+
+        Cells decoded from scores get noise anew, and would scatter more widely than real ones. How much is seen by
+        encoding such cells again: where noise makes up the share :math:`\nu` of the variance along a direction, the
+        posterior given a score :math:`s` of unit variance is normal with mean :math:`(1 - \nu) s` and variance
+        :math:`\nu (1 - \nu)`, and cells decoded from its samples scatter as real ones do.
+
+        Returns
+        -------
+        The latents as directions in the scores, `(n_scores, n_scores)`: those along which noise is uncorrelated.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        first, second = (self._encode_again(scores, library, generator)[:, :n_scores].double() for _ in range(2))
+        noise = torch.cov((first - second).T) / 2
+        whiten = torch.linalg.inv(torch.linalg.cholesky(torch.cov(scores[:, :n_scores].T.double())))
+        share, axes = torch.linalg.eigh(whiten @ noise @ whiten.T)
+        share, axes = share.clamp(*_NOISE_RANGE).float(), (whiten.T @ axes).float()  # scores @ axes has unit variance
+        self.rotation.zero_()
+        self.rotation[:n_scores, :n_scores] = axes * (1 - share)
+        self.encoder_output.bias[self.n_latent : self.n_latent + n_scores] = (share * (1 - share)).log()
+        return axes
+
+    def _encode_again(self, latents: Tensor, library: np.ndarray, generator: torch.Generator) -> Tensor:
+        """Scores of counts drawn from latents, `(n_cells, n_latent)`."""
+        scores = []
+        for start in range(0, len(latents), _BLOCK):
+            z, size = latents[start : start + _BLOCK], torch.from_numpy(library[start : start + _BLOCK])
+            batch = torch.zeros(len(z), dtype=torch.long) if self.n_batches else None  # all alike before training
+            rows, columns, drawn = self.likelihood.draw(self.parameters_of(z, size, batch), generator)
+            counts = torch.zeros(len(z), self.n_genes).index_put_((rows, columns), drawn)
+            scores.append(self._scores(self._normalised(counts)))
+        return torch.cat(scores)
+
+    def _normalised(self, counts: Tensor) -> Tensor:
+        """Log-normalised counts, `(n_cells, n_genes)`."""
+        return torch.log1p(counts * (self.input_scale / counts.sum(1, keepdim=True).clamp(min=1)))
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """Components of log-normalised counts, `(n_cells, n_latent)`."""
+        return squash(F.linear(x, self.component_weights, -self.component_offset).float())
 
     def encode(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents' posterior.
@@ -146,10 +265,9 @@ class CountAutoencoder(nn.Module):
         -------
         Mean and log-variance, each `(n_cells, n_latent)`.
         """
-        library = counts.sum(1, keepdim=True).clamp(min=1)
-        x = torch.log1p(counts * (self.input_scale / library))
+        x = self._normalised(counts)
         mean, log_variance = self.encoder_output(self.encoder(self.encoder_input(x))).chunk(2, dim=1)
-        return squash(self.encoder_linear(x).float()) + mean, log_variance.clamp(-10, 4)
+        return self._scores(x) @ self.rotation + mean, log_variance.clamp(-10, 4)
 
     def parameters_of(self, latents: Tensor, library_size: Tensor, batch: Tensor | None = None) -> CountParameters:
         """Parameters of the counts' distribution.

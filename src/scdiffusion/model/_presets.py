@@ -11,6 +11,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "autoencoder": "counts",
         "n_latent": None,
+        "n_discriminant": (),
         "n_hidden": 256,
         "n_layers": 1,
         "likelihood": "nb",
@@ -53,7 +54,16 @@ def module_settings(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         "autoencoder_settings": {
             key: settings[key]
-            for key in ("autoencoder", "n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "dropout")
+            for key in (
+                "autoencoder",
+                "n_latent",
+                "n_hidden",
+                "n_layers",
+                "likelihood",
+                "dispersion",
+                "dropout",
+                "n_discriminant",
+            )
         },
         "process_settings": {key: settings[key] for key in ("schedule", "prediction", "loss_weighting", "n_timesteps")},
         "denoiser_settings": {

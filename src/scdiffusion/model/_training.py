@@ -179,7 +179,8 @@ class TrainingMixin:
         train = loader(self.train_indices_, shuffle=True)
         validation = loader(self.validation_indices_, shuffle=False) if len(self.validation_indices_) else None
         if "autoencoder_train_loss" not in (self.history_ or {}):
-            self.module.autoencoder.initialise(train.counts, rng)
+            labels = self._labels(self._registered_conditions().codes)[self.train_indices_]
+            self.module.autoencoder.initialise(train.counts, labels, rng)
         stage = AutoencoderStage(self.module.autoencoder.train(), kl_weight=settings.pop("kl_weight", 0.5), **settings)
         self._run(
             stage,
@@ -189,6 +190,7 @@ class TrainingMixin:
             patience if early_stopping else None,
             trainer_kwargs,
         )
+        self.module.autoencoder.cpu().calibrate(counts, batch, rng)
 
     def _train_diffusion(
         self,
