@@ -25,6 +25,8 @@ class EmbeddingConditions(nn.Module):
         Number of categories of each condition key; may be empty.
     n_hidden
         Length of the vectors.
+    n_genes
+        Ignored; so that all condition encoders are made alike.
 
     Examples
     --------
@@ -34,7 +36,7 @@ class EmbeddingConditions(nn.Module):
     torch.Size([2, 16])
     """
 
-    def __init__(self, n_categories: Sequence[int], n_hidden: int) -> None:
+    def __init__(self, n_categories: Sequence[int], n_hidden: int = 256, n_genes: int | None = None) -> None:
         super().__init__()
         self.n_hidden = n_hidden
         self.embeddings = nn.ModuleList(nn.Embedding(n + 1, n_hidden) for n in n_categories)

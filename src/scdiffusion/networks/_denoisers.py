@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from scdiffusion._registry import Registry
 
+from ._fusion import fusions
+
 denoisers = Registry("denoiser")
 
 
 class TimestepEncoder(nn.Module):
-    """Sines and cosines of the timestep, from the whole length of the process down to single steps, then a small MLP."""
+    """Sines and cosines of the timestep, of periods from `longest` timesteps down to single ones, then a small MLP."""
 
-    def __init__(self, n_hidden: int, n_timesteps: int, n_frequencies: int = 32) -> None:
+    def __init__(self, n_hidden: int, longest: int, n_frequencies: int = 32) -> None:
         super().__init__()
-        frequencies = torch.logspace(0, math.log10(n_timesteps), n_frequencies) / n_timesteps
+        frequencies = torch.logspace(0, math.log10(longest), n_frequencies) / longest
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * n_frequencies, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_hidden))
 
@@ -31,10 +33,10 @@ class TimestepEncoder(nn.Module):
 class ResidualBlock(nn.Module):
     """Two linear layers added to their input, scaled and shifted by the timestep and condition; starts as identity."""
 
-    def __init__(self, n_hidden: int, dropout: float) -> None:
+    def __init__(self, n_hidden: int, n_context: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(n_hidden, elementwise_affine=False)
-        self.modulation = nn.Linear(n_hidden, 2 * n_hidden)
+        self.modulation = nn.Linear(n_context, 2 * n_hidden)
         self.first = nn.Linear(n_hidden, n_hidden)
         self.dropout = nn.Dropout(dropout)
         self.second = nn.Linear(n_hidden, n_hidden)
@@ -56,7 +58,7 @@ class ResidualMLP(nn.Module):
     n_features
         Length of the latents.
     condition_encoder
-        Module from condition codes to vectors of length `n_hidden`.
+        Module from conditions to one vector per cell, whose length, its `n_hidden`, the timestep's vector has too.
     n_hidden
         Width.
     n_layers
@@ -65,6 +67,8 @@ class ResidualMLP(nn.Module):
         Number of timesteps of the process.
     dropout
         Dropout rate inside the blocks.
+    fusion
+        How the vectors of timestep and conditions become one: `"add"`, `"concat"` or `"attention"`.
 
     Examples
     --------
@@ -83,18 +87,21 @@ class ResidualMLP(nn.Module):
         n_layers: int = 3,
         n_timesteps: int = 1000,
         dropout: float = 0.1,
+        fusion: str = "add",
     ) -> None:
         super().__init__()
+        n_context = condition_encoder.n_hidden
         self.condition_encoder = condition_encoder
-        self.timestep_encoder = TimestepEncoder(n_hidden, n_timesteps)
+        self.timestep_encoder = TimestepEncoder(n_context, n_timesteps)
+        self.fusion = fusions.resolve(fusion, n_hidden=n_context)
         self.input = nn.Linear(n_features, n_hidden)
-        self.blocks = nn.ModuleList(ResidualBlock(n_hidden, dropout) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(ResidualBlock(n_hidden, n_context, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(n_hidden)
         self.output = nn.Linear(n_hidden, n_features)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x_t: Tensor, t: Tensor, codes: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         """Predict from noised latents.
 
         Parameters
@@ -103,14 +110,14 @@ class ResidualMLP(nn.Module):
             Noised latents, `(n_cells, n_features)`.
         t
             Timesteps, `(n_cells,)`.
-        codes
-            Condition codes, `(n_cells, n_keys)`; -1 where left to the model.
+        conditions
+            What the condition encoder reads.
 
         Returns
         -------
         `(n_cells, n_features)`.
         """
-        context = F.silu(self.timestep_encoder(t) + self.condition_encoder(codes))
+        context = F.silu(self.fusion(self.timestep_encoder(t), self.condition_encoder(conditions)))
         h = self.input(x_t)
         for block in self.blocks:
             h = block(h, context)
