@@ -12,12 +12,16 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scdiffusion.autoencoders import COUNTS, LOG_NORMALISED
+
 MIN_CELLS = 50
 MIN_CELLS_PER_CATEGORY = 3
 MAX_FLOAT_CATEGORIES = 20
 N_ROWS_ON_DISK = 10_000
 N_ROWS_TO_JUDGE_A_LAYER = 1_000
 CHUNK = 2**20
+# log(1 + x) of a cell scaled to a million counts stays below 14; more than this was never log-transformed
+MAX_LOG_VALUE = 30
 
 
 def name_some(names: Iterable[Any], n: int = 10) -> str:
@@ -41,19 +45,22 @@ def check_anndata(
     layer: str | None = None,
     condition_keys: str | Sequence[str] | None = None,
     batch_key: str | None = None,
+    values: str = COUNTS,
 ) -> list[str]:
-    """Check that the model can be trained on ``adata``, which is left as it is.
+    """Check that a model can be trained on ``adata``, which is left as it is.
 
     Parameters
     ----------
     adata
         Cells by genes.
     layer
-        Where the raw counts are; ``None`` for ``adata.X``.
+        Where the expression is; ``None`` for ``adata.X``.
     condition_keys
         One ``obs`` column or several, to generate cells by.
     batch_key
         An ``obs`` column of no interest in itself.
+    values
+        What the expression is, ``"counts"`` or ``"log-normalised"``.
 
     Returns
     -------
@@ -64,7 +71,7 @@ def check_anndata(
     TypeError
         If ``adata`` is no :class:`~anndata.AnnData`.
     ValueError
-        If the counts, the names or a condition cannot be used. The message says what to type instead.
+        If the expression, the names or a condition cannot be used. The message says what to type instead.
 
     Warns
     -----
@@ -78,9 +85,18 @@ def check_anndata(
     _check_names(adata)
     for key in columns:
         _check_column(adata, key)
-    check_counts(_stored_counts(adata, layer), _name_of(layer), adata)
+    check_expression(adata, layer, values)
     _warn_about_categories(adata, columns)
     return keys
+
+
+def check_expression(adata: AnnData, layer: str | None, values: str) -> Any:
+    """Return the matrix of a layer once it is known to hold the ``values`` it is said to, see :func:`check_anndata`."""
+    if values not in _CHECKS:
+        raise ValueError(f"values must be {' or '.join(map(repr, _CHECKS))}; got {values!r}.")
+    X = _stored(adata, layer)
+    _CHECKS[values](X, _name_of(layer), adata)
+    return X
 
 
 def check_counts(X: Any, name: str, adata: AnnData | None = None) -> None:
@@ -106,6 +122,36 @@ def check_counts(X: Any, name: str, adata: AnnData | None = None) -> None:
     problem = _first_problem(X)
     if problem is not None:
         raise ValueError(f"{name} holds {problem}; scdiffusion needs raw counts.{_where_counts_are(adata, name)}")
+    _check_no_empty_cells(X, name, adata)
+
+
+def check_log_normalised(X: Any, name: str, adata: AnnData | None = None) -> None:
+    """Check that a matrix holds log-normalised expression; the parameters are those of :func:`check_counts`.
+
+    Raises
+    ------
+    ValueError
+        If ``X`` is empty; holds NaN, infinite, negative or very large values, or nothing but integers; or has cells
+        without expression.
+    """
+    if X is None or 0 in X.shape:
+        raise ValueError(f"{name} is empty. Name a layer with log-normalised expression: layer=...")
+    X = _in_memory(X, N_ROWS_ON_DISK)
+    stored = X.data[: X.nnz] if sparse.issparse(X) else X
+    if not np.isfinite(stored).all() or stored.min(initial=0) < 0 or stored.max(initial=0) > MAX_LOG_VALUE:
+        raise ValueError(
+            f"{name} holds NaN, infinite or negative values, or ones above {MAX_LOG_VALUE}, but values='log-normalised' "
+            "was said. Make it of raw counts: sc.pp.normalize_total(adata, target_sum=1e4); sc.pp.log1p(adata)"
+        )
+    if _first_problem(X) is None:
+        raise ValueError(f"{name} holds counts, but values='log-normalised' was said. Leave values out.")
+    _check_no_empty_cells(X, name, adata)
+
+
+_CHECKS = {COUNTS: check_counts, LOG_NORMALISED: check_log_normalised}
+
+
+def _check_no_empty_cells(X: np.ndarray | sparse.spmatrix, name: str, adata: AnnData | None) -> None:
     empty = np.flatnonzero(np.asarray(X.sum(axis=1)).ravel() == 0)
     if len(empty):
         cells = empty if adata is None else adata.obs_names[empty]
@@ -181,7 +227,7 @@ def _warn_about_categories(adata: AnnData, keys: list[str]) -> None:
         warnings.warn(message, UserWarning, stacklevel=4)
 
 
-def _stored_counts(adata: AnnData, layer: str | None) -> Any:
+def _stored(adata: AnnData, layer: str | None) -> Any:
     if layer is None:
         return adata.X
     if layer not in adata.layers:
@@ -236,7 +282,7 @@ def _where_counts_are(adata: AnnData | None, not_in: str) -> str:
     if adata is None:
         return keep
     layers = [layer for layer in (None, *adata.layers) if _name_of(layer) != not_in]
-    found = [f"layer={layer!r}" for layer in layers if _looks_like_counts(_stored_counts(adata, layer))]
+    found = [f"layer={layer!r}" for layer in layers if _looks_like_counts(_stored(adata, layer))]
     if found:
         return f" Pass {' or '.join(found)}."
     if adata.raw is not None and _looks_like_counts(adata.raw.X):

@@ -4,7 +4,7 @@
 class Key:
     """Where the model keeps its data in AnnData and in its registry."""
 
-    COUNTS = "X"
+    EXPRESSION = "X"
     CONDITIONS = "scdiffusion_conditions"
     LATENT = "X_scdiffusion"
     PROVENANCE = "scdiffusion"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -26,6 +27,8 @@ from scdiffusion.model._conditions import (
 )
 from scdiffusion.model._constants import Key
 from scdiffusion.model._module import DECODING_BLOCK
+from scdiffusion.model._profiles import is_profile, read_profile
+from scdiffusion.networks import AS_GIVEN, MeanExpressionConditions
 
 GUIDANCES = ("classifier_free",)
 
@@ -40,7 +43,7 @@ class GenerationMixin:
         *,
         guidance: str | None = None,
         guidance_scale: float | Mapping[str, float] | None = None,
-        sampler: str | Sampler = "dpmpp_2m",
+        sampler: str | Sampler | None = None,
         n_steps: int | None = None,
         library_size: float | Sequence[float] | None = None,
         batch_size: int = 4096,
@@ -59,7 +62,9 @@ class GenerationMixin:
             - `None`: whatever the training cells are like.
             - `"observed"`: the conditions of the training cells, in their proportions.
             - a dict by condition key. Its values are one category for all cells (`{"cell_type": "B cell"}`), numbers of
-              cells by category (`{"cell_type": {"B cell": 500, "NK": 200}}`), or one category per cell.
+              cells by category (`{"cell_type": {"B cell": 500, "NK": 200}}`), or one category per cell. With
+              `condition_encoder="mean_expression"` also a profile for all cells, of a category that need not have been
+              trained on: an `AnnData` of cells of it, or their mean log-normalised expression as a Series by gene.
             - a data frame with one row per cell.
 
             A key left out, None or NaN is left to the model.
@@ -69,11 +74,13 @@ class GenerationMixin:
             Strength w of the guidance: -1 is unconditional, 0 conditional, above 0 sharper. One number, or one per
             condition key. Default 1 where there is guidance.
         sampler
-            `"dpmpp_2m"`, `"ddim"`, `"ddpm"` or `"euler"`, or a :class:`~scdiffusion.diffusion.Sampler`.
+            `"dpmpp_2m"`, `"ddim"`, `"ddpm"` or `"euler"`, or a :class:`~scdiffusion.diffusion.Sampler`. By default the
+            preset's: `"dpmpp_2m"`, or the papers' own, `"ddpm"`.
         n_steps
             Number of denoising steps; by default the sampler's own, 20 for `"dpmpp_2m"` and 1000 for `"ddpm"`.
         library_size
-            Expected total counts, for all cells or per cell. By default drawn with the cell.
+            Expected total counts, for all cells or per cell. By default drawn with the cell. Models of log-normalised
+            expression have none.
         batch_size
             Cells denoised together. Cells depend on it through the random numbers they get, not on each other.
         rng
@@ -85,12 +92,12 @@ class GenerationMixin:
         -------
         :class:`~anndata.AnnData` with
 
-        - `X`: counts, int32 CSR, `(n_cells, n_genes)`.
-        - `obs`: the conditions, with the categories of the training data; missing where left to the model. A batch
-          that was left to the model is drawn from the training cells with the same conditions.
+        - `X`: counts, int32 CSR, or non-negative log-normalised expression, float32 CSR, `(n_cells, n_genes)`.
+        - `obs`: the conditions, with the categories of the training data; missing where left to the model or given as
+          a profile. A batch that was left to the model is drawn from the training cells with the same conditions.
         - `var`: as in training.
         - `obsm["X_scdiffusion"]`: latents, `(n_cells, n_latent)`.
-        - `uns["scdiffusion"]`: how the cells were generated.
+        - `uns["scdiffusion"]`: how the cells were generated; `"values"` says what `X` holds.
 
         Raises
         ------
@@ -118,39 +125,48 @@ class GenerationMixin:
         np.int64(3)
         """
         self._require_trained("generate")
-        sampler = samplers.resolve(sampler)
+        sampler = self._preset_sampler() if sampler is None else samplers.resolve(sampler)
         scales = self._read_guidance(guidance, guidance_scale)
         seed = np.random.SeedSequence(_entropy(rng))
         plan_rng = np.random.default_rng(seed.spawn(1)[0])
         composition = self.composition
+        obs_conditions, profiles = self._take_profiles(obs_conditions)
         asked = read_conditions(obs_conditions, n_cells, composition, plan_rng)
         _warn_of_unseen(asked, composition)
-        codes = fill_from_training(asked, composition, [self.batch_key] if self.batch_key else [], plan_rng)
-        library = _read_library_size(library_size, len(codes))
+        filled = fill_from_training(asked, composition, [self.batch_key] if self.batch_key else [], plan_rng)
+        codes = filled.copy()
+        codes[:, list(profiles)] = AS_GIVEN
+        library = self._read_library_size(library_size, len(codes))
 
         latents = np.empty((len(codes), self.module.autoencoder.n_latent), dtype=np.float32)
         blocks = []
         starts = range(0, len(codes), batch_size)
-        with tqdm(total=len(codes), desc="Generating", unit="cell", disable=not progress) as bar:
+        bar = tqdm(total=len(codes), desc="Generating", unit="cell", disable=not progress)
+        with bar, self._given(profiles):
             for start, chunk_seed in zip(starts, seed.spawn(len(starts)), strict=True):
                 rows = slice(start, start + batch_size)
                 generator = torch.Generator(self.device).manual_seed(
                     int(chunk_seed.generate_state(1, np.uint64)[0] >> 1)
                 )
                 chunk_codes = torch.from_numpy(codes[rows]).to(self.device)
-                features = self._sample(chunk_codes, sampler, n_steps, scales, generator)
-                log_library = self._log_library(features[:, -1], None if library is None else library[rows])
-                latents[rows] = features[:, :-1].cpu().numpy()
-                blocks += self._draw(features[:, :-1], log_library, self._batch_of(chunk_codes), generator)
+                z, log_library = self.module.split(
+                    self._sample(chunk_codes, sampler, n_steps, scales, generator)
+                )  # fmt: skip
+                log_library = self._log_library(log_library, None if library is None else library[rows])
+                latents[rows] = z.cpu().numpy()
+                blocks += self._draw(z, log_library, self._batch_of(chunk_codes), generator)
                 bar.update(len(chunk_codes))
 
         return AnnData(
             sp.vstack(blocks, format="csr"),
-            obs=self._obs(codes),
+            obs=self._obs(filled),
             var=self.var_.copy(),
             obsm={Key.LATENT: latents},
             uns={
-                Key.PROVENANCE: _provenance(guidance, guidance_scale, sampler, n_steps, library_size, rng, batch_size)
+                Key.PROVENANCE: {
+                    **_provenance(guidance, guidance_scale, sampler, n_steps, library_size, rng, batch_size),
+                    "values": self.module.autoencoder.likelihood.values,
+                }
             },
         )
 
@@ -158,7 +174,7 @@ class GenerationMixin:
     def decode(
         self, latents: np.ndarray, *, library_size: float | Sequence[float] | None = None, batch: str | None = None
     ) -> np.ndarray:
-        """Expected counts of given latents.
+        """Expected counts, or log-normalised expression, of given latents.
 
         How a cell is decoded never depends on the cells beside it: `decode(a)` equals the first rows of `decode(a and
         b)` bit for bit.
@@ -183,7 +199,8 @@ class GenerationMixin:
                 f"latents must be (n_cells, {self.module.autoencoder.n_latent}), as get_latent_representation gives them; "
                 f"got {tuple(z.shape)}."
             )
-        log_library = self._log_library(torch.zeros(len(z), device=z.device), _read_library_size(library_size, len(z)))
+        _, typical = self.module.split(torch.zeros((len(z), self.module.n_features), device=z.device))
+        log_library = self._log_library(typical, self._read_library_size(library_size, len(z)))
         codes = None
         if self.batch_key:
             column = self.composition.keys.index(self.batch_key)
@@ -245,12 +262,55 @@ class GenerationMixin:
 
         return self.module.sample(codes, sampler, n_steps, generator, guide=None if scales is None else guide)
 
-    def _log_library(self, standardised: Tensor, given: np.ndarray | None) -> Tensor:
-        """Log library size of cells, from the diffusion or as given; drawn ones stay within the range of training."""
+    def _preset_sampler(self) -> Sampler:
+        settings = dict(self._settings["sampling"])
+        return samplers.resolve(settings.pop("sampler"), **settings)
+
+    def _take_profiles(self, obs_conditions: Any) -> tuple[Any, dict[int, Tensor]]:
+        """What is asked for by category, and the profiles asked for, by the position of their condition key."""
+        if not isinstance(obs_conditions, Mapping):
+            return obs_conditions, {}
+        genes = self.var_.index
+        requests = {key: value for key, value in obs_conditions.items() if is_profile(value, genes)}
+        unfit = [key for key in requests if key not in self.condition_keys]
+        if unfit:
+            raise ValueError(
+                f"{unfit[0]!r} is not a condition to give a profile of.{did_you_mean(unfit[0], self.condition_keys)}"
+            )
+        if requests and not isinstance(self.module.denoiser.condition_encoder, MeanExpressionConditions):
+            raise ValueError(
+                "The model knows its categories by name only and cannot read a profile. Train one that knows them by "
+                "their mean expression: SCDiffusion(adata, condition_encoder='mean_expression')."
+            )
+        setup = self.registry_["setup_args"]
+        profiles = {
+            self.condition_keys.index(key): read_profile(value, key, genes, setup["layer"], setup["values"]).to(
+                self.device
+            )
+            for key, value in requests.items()
+        }
+        return {key: value for key, value in obs_conditions.items() if key not in requests}, profiles
+
+    def _given(self, profiles: Mapping[int, Tensor]) -> AbstractContextManager[None]:
+        return self.module.denoiser.condition_encoder.given(profiles) if profiles else nullcontext()
+
+    def _read_library_size(self, library_size: float | Sequence[float] | None, n_cells: int) -> np.ndarray | None:
+        if library_size is None:
+            return None
+        if not self.module.n_library:
+            raise ValueError("This model's log-normalised expression has no library size: leave library_size out.")
+        sizes = np.asarray(library_size, dtype=np.float64)
+        if sizes.ndim > 1 or (sizes.ndim == 1 and len(sizes) != n_cells):
+            raise ValueError(f"library_size must be one number or one per cell ({n_cells}); got shape {sizes.shape}.")
+        if not (np.isfinite(sizes) & (sizes > 0)).all():
+            raise ValueError("library_size must hold positive, finite numbers of counts.")
+        return np.broadcast_to(sizes, (n_cells,))
+
+    def _log_library(self, drawn: Tensor, given: np.ndarray | None) -> Tensor:
+        """Log library sizes of cells, `(n_cells, n_library)`, as given or drawn, these within the range of training."""
         if given is not None:
-            return torch.as_tensor(np.log(given), dtype=torch.float32, device=standardised.device)
-        log_library = standardised * self.module.feature_scale[-1] + self.module.feature_mean[-1]
-        return log_library.clamp(*np.log(self.library_range_))
+            return torch.as_tensor(np.log(given), dtype=torch.float32, device=drawn.device)[:, None]
+        return drawn.clamp(*np.log(self.library_range_))
 
     def _batch_of(self, codes: Tensor) -> Tensor | None:
         return codes[:, self.composition.keys.index(self.batch_key)] if self.batch_key else None
@@ -259,19 +319,16 @@ class GenerationMixin:
     def _draw(
         self, latents: Tensor, log_library: Tensor, batch: Tensor | None, generator: torch.Generator
     ) -> list[sp.csr_matrix]:
-        """Draw counts block by block, so that only one block of cells by genes is ever dense."""
-        drawn = []
+        """Draw expression block by block, so that only one block of cells by genes is ever dense."""
+        drawn, likelihood = [], self.module.autoencoder.likelihood
         for rows in _blocks(len(latents)):
             parameters = self.module.decode(latents[rows], log_library[rows], None if batch is None else batch[rows])
-            cells, genes, counts = self.module.autoencoder.likelihood.draw(parameters, generator)
+            cells, genes, values = likelihood.draw(parameters, generator)
             per_cell = torch.bincount(cells, minlength=len(latents[rows]))
             indptr = np.concatenate([[0], per_cell.cumsum(0).cpu().numpy()])
             shape = (len(latents[rows]), self.module.autoencoder.n_genes)
-            drawn.append(
-                sp.csr_matrix(
-                    (counts.to(torch.int32).cpu().numpy(), genes.to(torch.int32).cpu().numpy(), indptr), shape
-                )
-            )
+            entries = values.to(likelihood.dtype).cpu().numpy(), genes.to(torch.int32).cpu().numpy()
+            drawn.append(sp.csr_matrix((*entries, indptr), shape))
         return drawn
 
     def _obs(self, codes: np.ndarray) -> pd.DataFrame:
@@ -305,17 +362,6 @@ def _warn_of_unseen(codes: np.ndarray, composition: TrainingComposition) -> None
         )
 
 
-def _read_library_size(library_size: float | Sequence[float] | None, n_cells: int) -> np.ndarray | None:
-    if library_size is None:
-        return None
-    sizes = np.asarray(library_size, dtype=np.float64)
-    if sizes.ndim > 1 or (sizes.ndim == 1 and len(sizes) != n_cells):
-        raise ValueError(f"library_size must be one number or one per cell ({n_cells}); got shape {sizes.shape}.")
-    if not (np.isfinite(sizes) & (sizes > 0)).all():
-        raise ValueError("library_size must hold positive, finite numbers of counts.")
-    return np.broadcast_to(sizes, (n_cells,))
-
-
 def _provenance(
     guidance: str | None,
     guidance_scale: float | Mapping[str, float] | None,
@@ -336,5 +382,4 @@ def _provenance(
         "library_size": "drawn" if library_size is None else "given",
         "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
         "batch_size": batch_size,
-        "values": "counts",
     }

@@ -17,41 +17,66 @@ from scvi.data.fields import CategoricalJointObsField, LayerField
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
-from scdiffusion.autoencoders import count_components
+from scdiffusion.autoencoders import COUNTS, count_components, read_pretrained
 from scdiffusion.model._checks import check_anndata
 from scdiffusion.model._conditions import TrainingComposition
 from scdiffusion.model._constants import Key
 from scdiffusion.model._generation import GenerationMixin
 from scdiffusion.model._module import SCDiffusionModule
-from scdiffusion.model._presets import module_settings, read_preset
+from scdiffusion.model._presets import arguments_of, read_preset
+from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
+from scdiffusion.model._profiles import log_normalised, set_profiles
 from scdiffusion.model._saving import AtomicDirectory, from_plain, to_plain
 from scdiffusion.model._training import TrainingMixin
+from scdiffusion.networks import MeanExpressionConditions
 
 _MODEL_FILE, _DATA_FILE = "model.pt", "adata.h5ad"
 
 
 class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
-    """Latent diffusion model of single-cell counts, which generates cells under any conditions.
+    """Latent diffusion model of single-cell expression, which generates cells under any conditions.
 
     An autoencoder maps cells to latents; a diffusion model learns how latents and library size are distributed, given
-    any subset of the conditions; new latents are decoded to counts.
+    any subset of the conditions; new latents are decoded to counts. The papers' own models, by `preset`, work on
+    log-normalised expression instead, and know no library size.
 
     Parameters
     ----------
     adata
         Cells, registered with :meth:`setup_anndata`.
     preset
-        Named configuration. None is our own.
+        Named configuration: None is our own, `"scdiffusion"` and `"scld"` are the papers'. It also sets how
+        :meth:`train` trains and which sampler :meth:`generate` uses.
+    pretrained
+        Directory of a SCimilarity model (`encoder.ckpt`, `decoder.ckpt`, `gene_order.tsv`) to start the autoencoder of
+        `preset="scdiffusion"` from. Layer sizes are read from it. Genes are matched by name; those that it does not
+        know start with new weights. `pretrained_` tells how many match. A saved model does not need the directory.
     registry
         A saved registry in place of `adata`; used by :meth:`load`.
     rng
         Seed of the initial weights.
     **overrides
-        Settings that differ from the preset's: `autoencoder`, `n_latent` (by default estimated from the data),
-        `n_hidden` (256), `n_layers` (1), `likelihood` (`"nb"`, `"zinb"`, `"poisson"`), `dispersion` (`"gene"`,
-        `"gene-batch"`, `"gene-cell"`), `dropout` (0.3), `schedule` (`"cosine"`, `"linear"`), `prediction` (`"v"`,
-        `"epsilon"`, `"x0"`), `loss_weighting` (`"min_snr"`, `"uniform"`), `n_timesteps` (1000), `denoiser`,
-        `denoiser_hidden` (256), `denoiser_layers` (3), `denoiser_dropout` (0.1), `condition_encoder`.
+        Settings that differ from the preset's. A part that is chosen by name, `autoencoder`, `condition_encoder` or
+        `denoiser`, brings its own defaults. Of the default preset:
+
+        - `autoencoder` (`"counts"`, `"scimilarity"`, `"linear"`), `n_latent` (estimated from the data), `n_hidden`
+          (256), `n_layers` (1), `likelihood` (`"nb"`, `"zinb"`, `"poisson"`), `dispersion` (`"gene"`, `"gene-batch"`,
+          `"gene-cell"`), `dropout` (0.3); with pretrained weights `freeze_hidden`.
+        - `standardise_latents` (True).
+        - `schedule` (`"cosine"`, `"linear"`), `prediction` (`"v"`, `"epsilon"`, `"x0"`), `loss_weighting`
+          (`"min_snr"`, `"uniform"`), `min_snr_gamma` (5), `n_timesteps` (1000).
+        - `condition_encoder` (`"embedding"`, `"mean_expression"`), `condition_hidden` (256); with mean expression
+          `project_profiles`.
+        - `denoiser` (`"mlp"`, `"skip_mlp"`, `"unet"`), `denoiser_hidden` (256), `denoiser_layers` (3),
+          `denoiser_dropout` (0.1), `fusion` (`"add"`, `"concat"`, `"attention"`).
+
+    Raises
+    ------
+    ValueError
+        If a preset or part does not exist, a setting is out of range, a category has no cells to take the mean of, or
+        the pretrained directory is incomplete or shares no genes with `adata`.
+    TypeError
+        If a setting does not exist, or does not belong to the part that was chosen.
 
     References
     ----------
@@ -74,26 +99,28 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         adata: AnnData | None = None,
         preset: str | None = None,
         *,
+        pretrained: str | Path | None = None,
         registry: dict[str, Any] | None = None,
         rng: int = 0,
         **overrides: Any,
     ) -> None:
         super().__init__(adata, registry)
-        settings = read_preset(preset, overrides)
+        weights = None
+        if pretrained is not None:
+            weights = read_pretrained(pretrained)
+            add_sizes(overrides, weights)
+        self._settings = settings = read_preset(preset, overrides)
+        if registry is None:
+            check_settings(settings["autoencoder"], is_pretrained=weights is not None)
         setup = self.registry_["setup_args"]
         self.batch_key: str | None = setup["batch_key"]
         self.condition_keys: list[str] = list(setup["condition_keys"] or [])
         categories = self._categories()
         if adata is not None:
-            self.composition_ = TrainingComposition.from_codes(categories, self._condition_codes()).to_dict()
-            self.ordered_keys_ = [key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)]
-            self.var_ = adata.var.copy()
-            library = np.asarray(self._counts().sum(1)).ravel()
-            self.library_range_ = [float(library.min()), float(library.max())]
-            if settings["n_latent"] is None:
-                settings["n_latent"] = overrides["n_latent"] = count_components(
-                    self._counts(), np.random.default_rng(rng)
-                )
+            self._describe(adata, categories)
+            if settings["autoencoder"].get("n_latent", 0) is None:
+                n_latent = count_components(self._expression(), np.random.default_rng(rng))
+                settings["autoencoder"]["n_latent"] = overrides["n_latent"] = n_latent
         n_categories = [len(names) for names in categories.values()]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng)
@@ -101,13 +128,38 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
                 self.summary_stats.n_vars,
                 n_categories,
                 n_categories[-1] if self.batch_key else 0,
-                **module_settings(settings),
+                setup["values"],
+                autoencoder_settings=arguments_of(settings["autoencoder"]),
+                process_settings=settings["process"],
+                condition_settings=arguments_of(settings["condition_encoder"]),
+                denoiser_settings=arguments_of(settings["denoiser"]),
+                **settings["latents"],
             )
+        conditions = self.module.denoiser.condition_encoder
+        if adata is not None and isinstance(conditions, MeanExpressionConditions):
+            log_expression = log_normalised(self._expression(), setup["values"])
+            set_profiles(conditions, log_expression, self._condition_codes(), categories)
+        self.pretrained_ = None
+        if weights is not None:
+            self.pretrained_ = adopt(
+                self.module.autoencoder, weights, self.var_.index.astype(str).tolist(), pretrained
+            )  # fmt: skip
+        autoencoder = self.module.autoencoder
         self._model_summary_string = (
-            f"SCDiffusion with n_genes: {self.summary_stats.n_vars}, n_latent: {settings['n_latent']}, "
-            f"likelihood: {settings['likelihood']}, conditions: {', '.join(categories) or 'none'}"
+            f"SCDiffusion with n_genes: {autoencoder.n_genes}, n_latent: {autoencoder.n_latent}, "
+            f"preset: {preset or 'default'}, values: {autoencoder.likelihood.values}, "
+            f"conditions: {', '.join(categories) or 'none'}"
         )
+        pretrained = None  # a saved model has the weights, and may be loaded where the directory is not
         self.init_params_ = self._get_init_params(locals())
+
+    def _describe(self, adata: AnnData, categories: dict[str, np.ndarray]) -> None:
+        """Keep what generating needs to know of the cells."""
+        self.composition_ = TrainingComposition.from_codes(categories, self._condition_codes()).to_dict()
+        self.ordered_keys_ = [key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)]
+        self.var_ = adata.var.copy()
+        library = np.asarray(self._expression().sum(1)).ravel()
+        self.library_range_ = [float(library.min()), float(library.max())]
 
     @classmethod
     def setup_anndata(
@@ -117,21 +169,25 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         layer: str | None = None,
         condition_keys: str | Sequence[str] | None = None,
         batch_key: str | None = None,
+        values: str = COUNTS,
         **kwargs: Any,
     ) -> None:
-        """Register the counts and conditions of an AnnData, after checking that they can be learned from.
+        """Register the expression and conditions of an AnnData, after checking that they can be learned from.
 
         Parameters
         ----------
         adata
             Cells by genes; left as it is but for the fields below.
         layer
-            Layer with raw counts; by default `X`.
+            Layer with the expression; by default `X`.
         condition_keys
             One categorical `obs` column or several, to generate cells by.
         batch_key
             `obs` column of a nuisance condition: known to the decoder and the diffusion, and drawn from the training
             cells where :meth:`generate` is not told.
+        values
+            What the expression is: raw `"counts"`, which every preset takes, or `"log-normalised"` expression, the
+            `log1p` of counts per 10,000, which the papers' presets take too.
         **kwargs
             Used by scvi-tools when fields are transferred.
 
@@ -143,8 +199,8 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         Raises
         ------
         ValueError
-            If the data cannot be used: no raw counts, cells without counts, too few cells, missing columns or
-            categories. The message says what to type instead.
+            If the data cannot be used: not the values that were said, cells without any, too few cells, missing columns
+            or categories. The message says what to type instead.
 
         Examples
         --------
@@ -154,14 +210,16 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         """
         is_transfer = kwargs.get("source_registry") is not None
         condition_keys = (
-            list(condition_keys or []) if is_transfer else check_anndata(adata, layer, condition_keys, batch_key)
+            list(condition_keys or [])
+            if is_transfer
+            else check_anndata(adata, layer, condition_keys, batch_key, values)
         )
         setup_method_args = cls._get_setup_method_args(
-            cls=cls, adata=adata, layer=layer, condition_keys=condition_keys, batch_key=batch_key
+            cls=cls, adata=adata, layer=layer, condition_keys=condition_keys, batch_key=batch_key, values=values
         )
         keys = [*condition_keys, *([batch_key] if batch_key else [])]
         fields = [
-            LayerField(Key.COUNTS, layer, is_count_data=True),
+            LayerField(Key.EXPRESSION, layer, is_count_data=values == COUNTS),
             CategoricalJointObsField(Key.CONDITIONS, keys),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
@@ -176,7 +234,7 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         give_mean: bool = True,
         rng: int | None = 0,
     ) -> np.ndarray:
-        """Latents of cells, standardised over the training cells.
+        """Latents of cells, standardised over the training cells unless `standardise_latents=False`.
 
         Parameters
         ----------
@@ -206,7 +264,7 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         *,
         rng: int | None = 0,
     ) -> Any:
-        """Encode cells, draw from their posterior, decode and draw counts: the ceiling of what can be generated.
+        """Encode cells, draw from their posterior, decode and draw: the ceiling of what can be generated.
 
         Has the signature that :class:`scvi.criticism.PosteriorPredictiveCheck` calls.
 
@@ -225,7 +283,7 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
 
         Returns
         -------
-        Counts, :class:`sparse.GCXS`, `(n_cells, n_genes)`, with a third axis if `n_samples` is above 1.
+        Expression, :class:`sparse.GCXS`, `(n_cells, n_genes)`, with a third axis if `n_samples` is above 1.
         """
         import sparse
 
@@ -243,20 +301,20 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
     def _encode(
         self, adata: AnnData | None, indices: Sequence[int] | None, give_mean: bool, rng: int | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Standardised latents, log library sizes and batch codes of cells."""
+        """Standardised latents, log library sizes, `(n_cells, n_library)`, and batch codes of cells."""
         adata = self._validate_anndata(adata)
         manager = self.get_anndata_manager(adata, required=True)
-        counts = self._counts(manager)
+        expression = self._expression(manager)
         codes = self._condition_codes(manager)
         if indices is not None:
-            counts, codes = counts[np.asarray(indices)], codes[np.asarray(indices)]
-        mean, log_variance, log_library = self._posteriors(counts)
+            expression, codes = expression[np.asarray(indices)], codes[np.asarray(indices)]
+        mean, log_variance, log_library = self._posteriors(expression)
         if not give_mean:
             generator = torch.Generator().manual_seed(torch.seed() if rng is None else rng)
             mean = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
         features = self.module.standardise(mean.to(self.device), log_library.to(self.device)).cpu()
         batch = torch.from_numpy(codes[:, -1]).to(self.device) if self.batch_key else None
-        return features[:, :-1], log_library[:, 0], batch
+        return features[:, : mean.shape[1]], log_library, batch
 
     @property
     def composition(self) -> TrainingComposition:
@@ -381,9 +439,9 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
         model.module.eval()
         return model
 
-    def _counts(self, manager: AnnDataManager | None = None) -> sp.csr_matrix:
-        """Registered counts as float32 CSR, `(n_cells, n_genes)`."""
-        return sp.csr_matrix((manager or self.adata_manager).get_from_registry(Key.COUNTS), dtype=np.float32)
+    def _expression(self, manager: AnnDataManager | None = None) -> sp.csr_matrix:
+        """Registered expression as float32 CSR, `(n_cells, n_genes)`."""
+        return sp.csr_matrix((manager or self.adata_manager).get_from_registry(Key.EXPRESSION), dtype=np.float32)
 
 
 def _check_genes(adata: AnnData, var_names: list[str]) -> None:

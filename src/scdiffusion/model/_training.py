@@ -14,10 +14,11 @@ import torch
 from scvi.model._utils import parse_device_args
 from torch import Tensor
 
+from scdiffusion.model._checks import did_you_mean
 from scdiffusion.training import (
     AutoencoderStage,
-    CountLoader,
     DiffusionStage,
+    ExpressionLoader,
     FixedLatents,
     LatentLoader,
     auto_precision,
@@ -58,8 +59,9 @@ class TrainingMixin:
         ----------
         max_epochs
             Most epochs of each stage, or of `{"autoencoder": ..., "diffusion": ...}`; 0 leaves a stage as it is. By
-            default as many as the number of cells calls for. An epoch is one pass over the training cells; it is cut
-            short for more than 400 minibatches, and repeats cells where there are few.
+            default as many as the number of cells calls for, or as the preset's `n_steps` come to. An epoch is one pass
+            over the training cells; it is cut short for more than 400 minibatches, and repeats cells where there are
+            few.
         accelerator, devices
             Where to train, as for :class:`~lightning.pytorch.Trainer`.
         precision
@@ -70,11 +72,11 @@ class TrainingMixin:
         early_stopping
             Whether to stop before `max_epochs`.
         autoencoder_kwargs
-            `batch_size` (128), `kl_weight` (0.5), `lr` (2e-4), `dispersion_lr` (1e-3), `weight_decay` (1e-4) and
-            `patience` (3 epochs).
+            What differs from the preset's: `batch_size` (128), `lr` (2e-4), `weight_decay` (1e-4), `patience` (3 epochs)
+            and `n_steps`; with the default preset also `kl_weight` (0.5) and `dispersion_lr` (1e-3).
         diffusion_kwargs
-            `batch_size` (512), `condition_dropout` (0.15), `lr` (3e-3), `weight_decay` (1e-4), `ema_decay` (0.998) and
-            `patience` (15 epochs).
+            What differs from the preset's: `batch_size` (512), `condition_dropout` (0.15), `lr` (3e-3), `lr_decay`
+            (`"cosine"` or `"linear"`), `weight_decay` (1e-4), `ema_decay` (0.998), `patience` (15 epochs) and `n_steps`.
         checkpoint_dir
             Directory for a checkpoint after each epoch. Given again after a crash, training resumes from it.
         logger
@@ -95,6 +97,8 @@ class TrainingMixin:
         ------
         ValueError
             If the model has no data, or an argument is out of range.
+        TypeError
+            If a setting of a stage does not exist.
 
         Examples
         --------
@@ -114,6 +118,8 @@ class TrainingMixin:
             raise ValueError(f"train_size must be above 0 and at most 1; got {train_size!r}.")
         self._validate_anndata(self.adata)
         epochs = _read_epochs(max_epochs)
+        autoencoder_settings = self._training_settings("autoencoder", autoencoder_kwargs)
+        diffusion_settings = self._training_settings("diffusion", diffusion_kwargs)
         common: dict[str, Any] = {
             "accelerator": accelerator,
             "devices": devices,
@@ -127,16 +133,24 @@ class TrainingMixin:
         with torch.random.fork_rng():
             torch.manual_seed(rng)
             self._split_cells(train_size, np.random.default_rng(rng))
-            counts = self._counts()
+            expression = self._expression()
             if epochs["autoencoder"] != 0:
                 self._train_autoencoder(
-                    counts, epochs["autoencoder"], early_stopping, dict(autoencoder_kwargs or {}),
+                    expression, epochs["autoencoder"], early_stopping, autoencoder_settings,
                     common, np.random.default_rng(rng),
                 )  # fmt: skip
             if epochs["diffusion"] != 0:
-                self._train_diffusion(counts, epochs["diffusion"], early_stopping, dict(diffusion_kwargs or {}), common)
+                self._train_diffusion(expression, epochs["diffusion"], early_stopping, diffusion_settings, common)
         _, _, device = parse_device_args(accelerator, devices, return_device="torch")
         self.to_device(device)  # Lightning leaves networks on the CPU; cells are generated where training was
+
+    def _training_settings(self, stage: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The preset's settings of a stage, with some of them overridden."""
+        settings = self._settings[f"{stage}_training"]
+        unknown = [name for name in given or {} if name not in settings]
+        if unknown:
+            raise TypeError(f"{stage}_kwargs has no {unknown[0]!r}.{did_you_mean(unknown[0], settings)}")
+        return {**settings, **(given or {})}
 
     def _split_cells(self, train_size: float, rng: np.random.Generator) -> None:
         """Choose the held-out cells, once for the life of the model."""
@@ -151,43 +165,38 @@ class TrainingMixin:
 
     def _train_autoencoder(
         self,
-        counts: sp.csr_matrix,
+        expression: sp.csr_matrix,
         max_epochs: int | None,
         early_stopping: bool,
         settings: dict[str, Any],
         trainer_kwargs: dict[str, Any],
         rng: np.random.Generator,
     ) -> None:
-        batch_size, patience = settings.pop("batch_size", 128), settings.pop("patience", 3)
+        batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
         batch = self._batch_codes()
 
-        def loader(cells: np.ndarray, *, shuffle: bool) -> CountLoader:
-            return CountLoader(counts[cells], None if batch is None else batch[cells], batch_size, shuffle=shuffle)
+        def loader(cells: np.ndarray, *, shuffle: bool) -> ExpressionLoader:
+            codes = None if batch is None else batch[cells]
+            return ExpressionLoader(expression[cells], codes, batch_size, shuffle=shuffle)
 
         train = loader(self.train_indices_, shuffle=True)
         validation = loader(self.validation_indices_, shuffle=False) if len(self.validation_indices_) else None
         if "autoencoder_train_loss" not in (self.history_ or {}):
-            self.module.autoencoder.initialise(train.counts, rng)
-        stage = AutoencoderStage(self.module.autoencoder.train(), kl_weight=settings.pop("kl_weight", 0.5), **settings)
-        self._run(
-            stage,
-            train,
-            validation,
-            max_epochs or _AUTOENCODER_EPOCHS,
-            patience if early_stopping else None,
-            trainer_kwargs,
-        )
+            self.module.autoencoder.initialise(train.expression, rng)
+        stage = AutoencoderStage(self.module.autoencoder.train(), **settings)
+        epochs = max_epochs or (math.ceil(n_steps / len(train)) if n_steps else _AUTOENCODER_EPOCHS)
+        self._run(stage, train, validation, epochs, patience if early_stopping else None, trainer_kwargs)
 
     def _train_diffusion(
         self,
-        counts: sp.csr_matrix,
+        expression: sp.csr_matrix,
         max_epochs: int | None,
         early_stopping: bool,
         settings: dict[str, Any],
         trainer_kwargs: dict[str, Any],
     ) -> None:
-        batch_size, patience = settings.pop("batch_size", 512), settings.pop("patience", 15)
-        mean, log_variance, log_library = self._posteriors(counts)
+        batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
+        mean, log_variance, log_library = self._posteriors(expression)
         train, held_out = torch.from_numpy(self.train_indices_), torch.from_numpy(self.validation_indices_)
         self.module.set_standardisation(mean[train], log_variance[train], log_library[train])
         location = self.module.standardise(mean, log_library)
@@ -200,12 +209,12 @@ class TrainingMixin:
             validation = FixedLatents(
                 location[held_out], scale[held_out], codes[held_out], self.module.process.n_timesteps
             )
-        epochs = max_epochs or math.ceil(np.clip(25 * math.sqrt(len(train)), 600, 20_000) / len(loader))
+        n_steps = n_steps or np.clip(25 * math.sqrt(len(train)), 600, 20_000)
+        epochs = max_epochs or math.ceil(n_steps / len(loader))
         stage = DiffusionStage(
             self.module.denoiser.train(),
             self.module.process,
             n_steps=epochs * len(loader),
-            condition_dropout=settings.pop("condition_dropout", 0.15),
             **settings,
         )
         self.is_trained_ = True  # also an interrupted diffusion keeps its best weights
@@ -221,16 +230,16 @@ class TrainingMixin:
         self.history_ = {**(self.history_ or {}), **_append(self.history_ or {}, history)}
 
     @torch.inference_mode()
-    def _posteriors(self, counts: sp.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
+    def _posteriors(self, expression: sp.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
         """Means and log-variances of the latents of all cells, and their log library sizes, on the CPU."""
         parts = []
-        for start in range(0, counts.shape[0], 512):
-            x = torch.from_numpy(counts[start : start + 512].toarray()).to(self.device)
+        for start in range(0, expression.shape[0], 512):
+            x = torch.from_numpy(expression[start : start + 512].toarray()).to(self.device)
             posterior = self.module.inference(x)
             log_library = posterior["library_size"].log()[:, None]
             parts.append((posterior["mean"].cpu(), posterior["log_variance"].cpu(), log_library.cpu()))
         mean, log_variance, log_library = (torch.cat(part).clone() for part in zip(*parts, strict=True))
-        return mean, log_variance, log_library
+        return mean, log_variance, log_library[:, : self.module.n_library]
 
 
 def _read_epochs(max_epochs: int | Mapping[str, int] | None) -> dict[str, int | None]:

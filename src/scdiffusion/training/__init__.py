@@ -1,13 +1,13 @@
 """Training: one Lightning module per stage, and what feeds and runs them."""
 
 from ._fit import auto_precision, fit_stage
-from ._loaders import CountLoader, FixedLatents, LatentLoader
+from ._loaders import ExpressionLoader, FixedLatents, LatentLoader
 from ._stages import AutoencoderStage, DiffusionStage, Stage
 
 __all__ = [
     "AutoencoderStage",
-    "CountLoader",
     "DiffusionStage",
+    "ExpressionLoader",
     "FixedLatents",
     "LatentLoader",
     "Stage",

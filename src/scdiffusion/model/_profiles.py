@@ -1,0 +1,122 @@
+"""Mean-expression profiles: of the training cells' categories, and as users give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from torch import Tensor
+
+from scdiffusion.autoencoders import COUNTS, TARGET_SUM, normalise
+from scdiffusion.model._checks import MAX_LOG_VALUE, check_expression, name_some
+from scdiffusion.networks import MeanExpressionConditions
+
+
+def log_normalised(expression: sp.csr_matrix, values: str) -> sp.csr_matrix:
+    """Log-normalised expression of what was registered."""
+    return normalise(expression, TARGET_SUM) if values == COUNTS else expression
+
+
+def set_profiles(
+    encoder: MeanExpressionConditions, log_expression: sp.csr_matrix, codes: np.ndarray, categories: Mapping[str, Any]
+) -> None:
+    """Give the encoder the mean of each category's cells.
+
+    Parameters
+    ----------
+    encoder
+        The condition encoder.
+    log_expression
+        Of the registered cells, `(n_cells, n_genes)`.
+    codes
+        Their conditions, `(n_cells, n_keys)`.
+    categories
+        Categories of each condition key.
+
+    Raises
+    ------
+    ValueError
+        If a category has no cells.
+    """
+    profiles = []
+    for column, (key, names) in zip(codes.T, categories.items(), strict=True):
+        n_cells = np.bincount(column, minlength=len(names))
+        if not n_cells.all():
+            raise ValueError(
+                f"No cell has the category {name_some(names[n_cells == 0])} of {key!r}, so that it has no mean "
+                f"expression. Drop it: adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories(), then call "
+                "setup_anndata again."
+            )
+        member = sp.csr_matrix((1 / n_cells[column], (column, np.arange(len(column)))), (len(names), len(column)))
+        profiles.append(_tensor((member @ log_expression).toarray()))
+    encoder.set_profiles(profiles, _tensor(np.asarray(log_expression.mean(0)).ravel()))
+
+
+def is_profile(request: Any, genes: pd.Index) -> bool:
+    """Whether what is asked of a condition key is a profile: cells, or numbers by gene."""
+    if isinstance(request, AnnData):
+        return True
+    by_gene = isinstance(request, pd.Series) and request.index.isin(genes).any()
+    return bool(by_gene) and pd.api.types.is_numeric_dtype(request.dtype)
+
+
+def read_profile(request: AnnData | pd.Series, key: str, genes: pd.Index, layer: str | None, values: str) -> Tensor:
+    """Read a profile that a user gives in place of a category.
+
+    Parameters
+    ----------
+    request
+        Cells, whose expression is where that of the training cells was, or mean log-normalised expression by gene.
+    key
+        The condition key.
+    genes
+        Genes of the model; the profile is brought into their order, and further genes are left out.
+    layer, values
+        Where the expression of cells is, and what it is.
+
+    Returns
+    -------
+    Mean log-normalised expression, `(n_genes,)`.
+
+    Raises
+    ------
+    ValueError
+        If a gene is missing or occurs twice, or a value is not that of expression.
+    """
+    is_cells = isinstance(request, AnnData)
+    columns = _columns_of(request.var_names if is_cells else request.index, genes, key)
+    if is_cells:
+        expression = sp.csr_matrix(check_expression(request, layer, values), dtype=np.float32)[:, columns]
+        return _tensor(np.asarray(log_normalised(expression, values).mean(0)).ravel())
+    profile = request.to_numpy(dtype=np.float64)[columns]
+    if not (np.isfinite(profile) & (profile >= 0) & (profile <= MAX_LOG_VALUE)).all():
+        raise ValueError(
+            f"The profile of {key!r} holds NaN, infinite or negative values, or ones above {MAX_LOG_VALUE}. It must be "
+            "mean log-normalised expression by gene, neither scaled nor counts; of cells, pass the AnnData itself."
+        )
+    return _tensor(profile)
+
+
+def _columns_of(given: pd.Index, genes: pd.Index, key: str) -> np.ndarray:
+    """Where the model's genes are among those given."""
+    if not given.is_unique:
+        raise ValueError(
+            f"The profile of {key!r} names genes twice: {name_some(given[given.duplicated()].unique(), 5)}."
+        )
+    columns = given.get_indexer(genes)
+    missing = genes[columns < 0]
+    if len(missing):
+        raise ValueError(
+            f"The profile of {key!r} lacks {len(missing)} of the model's {len(genes)} genes: {name_some(missing, 5)}. "
+            "Give all genes of model.var_.index, zero where there is no expression."
+        )
+    return columns
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
