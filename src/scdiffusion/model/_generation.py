@@ -164,8 +164,10 @@ class GenerationMixin:
             obsm={Key.LATENT: latents},
             uns={
                 Key.PROVENANCE: {
-                    **_provenance(guidance, guidance_scale, sampler, n_steps, library_size, rng, batch_size),
+                    **_provenance(guidance, guidance_scale, sampler, n_steps, rng, batch_size),
+                    "library_size": ("drawn" if library is None else "given") if self.module.n_library else "none",
                     "values": self.module.autoencoder.likelihood.values,
+                    **({"profiles": [self.condition_keys[i] for i in profiles]} if profiles else {}),
                 }
             },
         )
@@ -272,11 +274,11 @@ class GenerationMixin:
             return obs_conditions, {}
         genes = self.var_.index
         requests = {key: value for key, value in obs_conditions.items() if is_profile(value, genes)}
-        unfit = [key for key in requests if key not in self.condition_keys]
-        if unfit:
-            raise ValueError(
-                f"{unfit[0]!r} is not a condition to give a profile of.{did_you_mean(unfit[0], self.condition_keys)}"
-            )
+        for key in requests:
+            if key == self.batch_key:
+                raise ValueError(f"{key!r} is the batch, which the decoder must know: there is no profile of it.")
+            if key not in self.condition_keys:
+                raise ValueError(f"The model has no condition {key!r}.{did_you_mean(key, self.condition_keys)}")
         if requests and not isinstance(self.module.denoiser.condition_encoder, MeanExpressionConditions):
             raise ValueError(
                 "The model knows its categories by name only and cannot read a profile. Train one that knows them by "
@@ -367,7 +369,6 @@ def _provenance(
     guidance_scale: float | Mapping[str, float] | None,
     sampler: Sampler,
     n_steps: int | None,
-    library_size: Any,
     rng: Any,
     batch_size: int,
 ) -> dict[str, Any]:
@@ -379,7 +380,6 @@ def _provenance(
         **(default_scale if guidance_scale is None else {"guidance_scale": guidance_scale}),
         "sampler": type(sampler).__name__,
         "n_steps": sampler.default_n_steps if n_steps is None else n_steps,
-        "library_size": "drawn" if library_size is None else "given",
         "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
         "batch_size": batch_size,
     }

@@ -89,8 +89,11 @@ class SCDiffusionModule(BaseModuleClass):
         log_library
             `(n_cells, n_library)`, where `n_library` is 1, or 0 where expression has no library size.
         """
-        spread = torch.cat([mean.var(0) + log_variance.exp().mean(0), log_library.var(0)]).sqrt()
-        self.feature_mean.copy_(torch.cat([mean.mean(0), log_library.mean(0)]))
+        features = torch.cat([mean, log_library], 1)
+        variance = features.var(0)
+        variance[: mean.shape[1]] += log_variance.exp().mean(0)
+        spread = variance.sqrt()
+        self.feature_mean.copy_(features.mean(0))
         self.feature_scale.copy_(spread.clamp(min=1e-4))
         if not self.standardise_latents:
             self.feature_mean[: mean.shape[1]] = 0.0

@@ -150,6 +150,9 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
             f"preset: {preset or 'default'}, values: {autoencoder.likelihood.values}, "
             f"conditions: {', '.join(categories) or 'none'}"
         )
+        if self.pretrained_:
+            genes = "{n_matching_genes} of {n_genes} genes pretrained".format(**self.pretrained_)
+            self._model_summary_string += f", {genes}"
         pretrained = None  # a saved model has the weights, and may be loaded where the directory is not
         self.init_params_ = self._get_init_params(locals())
 

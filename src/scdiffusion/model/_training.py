@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scdiffusion.model._checks import did_you_mean
 from scdiffusion.training import (
+    LR_DECAYS,
     AutoencoderStage,
     DiffusionStage,
     ExpressionLoader,
@@ -120,6 +121,8 @@ class TrainingMixin:
         epochs = _read_epochs(max_epochs)
         autoencoder_settings = self._training_settings("autoencoder", autoencoder_kwargs)
         diffusion_settings = self._training_settings("diffusion", diffusion_kwargs)
+        if diffusion_settings["lr_decay"] not in LR_DECAYS:
+            raise ValueError(f"Unknown lr_decay {diffusion_settings['lr_decay']!r}. Available: {', '.join(LR_DECAYS)}.")
         common: dict[str, Any] = {
             "accelerator": accelerator,
             "devices": devices,

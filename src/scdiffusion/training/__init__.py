@@ -2,9 +2,10 @@
 
 from ._fit import auto_precision, fit_stage
 from ._loaders import ExpressionLoader, FixedLatents, LatentLoader
-from ._stages import AutoencoderStage, DiffusionStage, Stage
+from ._stages import LR_DECAYS, AutoencoderStage, DiffusionStage, Stage
 
 __all__ = [
+    "LR_DECAYS",
     "AutoencoderStage",
     "DiffusionStage",
     "ExpressionLoader",

@@ -165,8 +165,6 @@ class DiffusionStage(Stage):
         ema_decay: float = 0.998,
     ) -> None:
         super().__init__("diffusion", denoiser)
-        if lr_decay not in LR_DECAYS:
-            raise ValueError(f"Unknown lr_decay {lr_decay!r}. Available: {', '.join(LR_DECAYS)}.")
         self.lr_decay = LR_DECAYS[lr_decay]
         self.process = process
         self.average = copy.deepcopy(denoiser).requires_grad_(False).eval()
