@@ -42,11 +42,11 @@ def write(model: scd.SCDiffusion, path: Path) -> None:
     (path / "gene_order.tsv").write_text("\n".join(model.var_.index))
 
 
-def draw(curves: pd.DataFrame, title: str, path: Path) -> None:
+def draw(curves: pd.DataFrame, path: Path) -> None:
     figure, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
     for name, curve in curves.items():
         ax.plot(curve.index, curve, label=name, color=COLORS[name], linestyle="--" if "frozen" in name else "-")
-    ax.set(xlabel="optimiser steps", ylabel="held-out mean squared error", ylim=(0, None), xlim=(0, None), title=title)
+    ax.set(xlabel="optimiser steps", ylabel="held-out mean squared error", ylim=(0, None), xlim=(0, None))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     figure.savefig(path, dpi=150)
@@ -72,7 +72,7 @@ def main() -> None:
     table = pd.DataFrame(curves).rename_axis("step")
     shared = "{n_matching_genes:,} of {n_genes:,} genes are known".format(**model.pretrained_)
     print(f"{shared}\n{table.round(4).to_string()}")
-    draw(table, f"PBMC 3k to sorted PBMC: {shared}", arguments.figure)
+    draw(table, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,7 @@ def write(model, path):
 def held_out_loss(adata, n_epochs, lr=5e-4, **kwargs):
     scd.SCDiffusion.setup_anndata(adata)
     model = scd.SCDiffusion(adata, "scdiffusion", **SMALL, **kwargs)
-    model.train(
-        max_epochs={"autoencoder": n_epochs, "diffusion": 0}, autoencoder_kwargs={"lr": lr}, progress=False
-    )
+    model.train(max_epochs={"autoencoder": n_epochs, "diffusion": 0}, autoencoder_kwargs={"lr": lr}, progress=False)
     return model, model.history["autoencoder_validation_loss"].to_numpy().ravel()
 
 

@@ -68,8 +68,8 @@ class SCimilarityAutoencoder(LogNormalisedAutoencoder):
 
     References
     ----------
-    Luo et al. 2024, scDiffusion, section 2.2. Heimberg et al. 2024, *A cell atlas foundation model for scalable search
-    of similar human cells*, Nature, whose software defines the layout.
+    Luo et al. 2024, scDiffusion; Heimberg et al. 2025, *A cell atlas foundation model for scalable search of similar
+    human cells*, Nature, whose software defines the layout.
 
     Examples
     --------

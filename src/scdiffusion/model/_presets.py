@@ -56,7 +56,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "sampling": {"sampler": "dpmpp_2m"},
     },
-    # Luo et al. 2024, section 2 and public code.
+    # Luo et al. 2024 and its public code.
     "scdiffusion": {
         "autoencoder": {"autoencoder": "scimilarity", "n_latent": 128, "n_hidden": (1024, 1024, 1024), "dropout": 0.0},
         "latents": {"standardise_latents": True},
@@ -87,7 +87,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "sampling": {"sampler": "ddpm", "variance_weight": 0.5},
     },
-    # Wang et al. 2023, sections 3 and 4.
+    # Wang et al. 2023; widths of the autoencoder and what else the paper leaves open are ours.
     "scld": {
         "autoencoder": {"autoencoder": "linear", "n_latent": 64, "n_hidden": 512},
         "latents": {"standardise_latents": True},

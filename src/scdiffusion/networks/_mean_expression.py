@@ -38,7 +38,7 @@ class MeanExpressionConditions(nn.Module):
 
     References
     ----------
-    Wang et al., *Single-Cell RNA-seq Synthesis with Latent Diffusion Model*, arXiv 2312.14220, section 3.2 and Eq. 8.
+    Wang et al., *Single-Cell RNA-seq Synthesis with Latent Diffusion Model*, arXiv 2312.14220, Eq. 8.
 
     Examples
     --------

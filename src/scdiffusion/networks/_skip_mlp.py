@@ -51,7 +51,7 @@ class SkipMLP(nn.Module):
 
     References
     ----------
-    Luo et al. 2024, scDiffusion, section 2.3, and the sizes of its public code.
+    Luo et al. 2024, scDiffusion, and the sizes of its public code.
 
     Examples
     --------
