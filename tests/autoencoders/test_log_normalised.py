@@ -12,8 +12,10 @@ from scdiffusion.autoencoders import (
     SquaredError,
 )
 
-SMALL = {"scimilarity": lambda **kw: SCimilarityAutoencoder(765, 8, (32, 32), **kw),
-         "linear": lambda **kw: LinearAutoencoder(765, 8, 32, **kw)}  # fmt: skip
+SMALL = {
+    "scimilarity": lambda **kw: SCimilarityAutoencoder(765, 8, (32, 32), **kw),
+    "linear": lambda **kw: LinearAutoencoder(765, 8, 32, **kw),
+}
 every_autoencoder = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL)
 
 

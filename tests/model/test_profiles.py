@@ -93,6 +93,13 @@ def test_saved_model_knows_its_profiles_and_reads_new_ones(model, cells_of, tmp_
         assert (loaded.generate(20, request, rng=0).X != expected.X).nnz == 0
 
 
+def test_loading_with_cells_of_one_type_keeps_the_profiles(model, cells_of, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = scd.SCDiffusion.load(tmp_path / "model", cells_of("Dendritic"))
+    expected = model.generate(20, {"bulk_labels": "CD34+"}, rng=0)
+    assert (loaded.generate(20, {"bulk_labels": "CD34+"}, rng=0).X != expected.X).nnz == 0
+
+
 def test_guidance_takes_a_profile(model, cells_of):
     request = {"bulk_labels": cells_of("CD19+ B")}
     plain = model.generate(60, request, rng=0)

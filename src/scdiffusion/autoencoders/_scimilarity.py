@@ -25,9 +25,7 @@ class _Layers(nn.Module):
         self.network = nn.ModuleList()
         for i, (n_in, n_out) in enumerate(pairwise(sizes[:-1])):
             before = [nn.Dropout(dropout)] if drop_input or i else []
-            self.network.append(
-                nn.Sequential(*before, nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.PReLU())
-            )  # fmt: skip
+            self.network.append(nn.Sequential(*before, nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.PReLU()))
         self.network.append(nn.Linear(sizes[-2], sizes[-1]))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from scdiffusion.model._conditions import (
 )
 from scdiffusion.model._constants import Key
 from scdiffusion.model._module import DECODING_BLOCK
-from scdiffusion.model._profiles import is_profile, read_profile
+from scdiffusion.model._profiles import take_profiles
 from scdiffusion.networks import AS_GIVEN, MeanExpressionConditions
 
 GUIDANCES = ("classifier_free",)
@@ -130,7 +130,7 @@ class GenerationMixin:
         seed = np.random.SeedSequence(_entropy(rng))
         plan_rng = np.random.default_rng(seed.spawn(1)[0])
         composition = self.composition
-        obs_conditions, profiles = self._take_profiles(obs_conditions)
+        obs_conditions, profiles = take_profiles(obs_conditions, self.var_.index, self.registry_["setup_args"])
         asked = read_conditions(obs_conditions, n_cells, composition, plan_rng)
         _warn_of_unseen(asked, composition)
         filled = fill_from_training(asked, composition, [self.batch_key] if self.batch_key else [], plan_rng)
@@ -149,9 +149,8 @@ class GenerationMixin:
                     int(chunk_seed.generate_state(1, np.uint64)[0] >> 1)
                 )
                 chunk_codes = torch.from_numpy(codes[rows]).to(self.device)
-                z, log_library = self.module.split(
-                    self._sample(chunk_codes, sampler, n_steps, scales, generator)
-                )  # fmt: skip
+                features = self._sample(chunk_codes, sampler, n_steps, scales, generator)
+                z, log_library = self.module.split(features)
                 log_library = self._log_library(log_library, None if library is None else library[rows])
                 latents[rows] = z.cpu().numpy()
                 blocks += self._draw(z, log_library, self._batch_of(chunk_codes), generator)
@@ -268,33 +267,17 @@ class GenerationMixin:
         settings = dict(self._settings["sampling"])
         return samplers.resolve(settings.pop("sampler"), **settings)
 
-    def _take_profiles(self, obs_conditions: Any) -> tuple[Any, dict[int, Tensor]]:
-        """What is asked for by category, and the profiles asked for, by the position of their condition key."""
-        if not isinstance(obs_conditions, Mapping):
-            return obs_conditions, {}
-        genes = self.var_.index
-        requests = {key: value for key, value in obs_conditions.items() if is_profile(value, genes)}
-        for key in requests:
-            if key == self.batch_key:
-                raise ValueError(f"{key!r} is the batch, which the decoder must know: there is no profile of it.")
-            if key not in self.condition_keys:
-                raise ValueError(f"The model has no condition {key!r}.{did_you_mean(key, self.condition_keys)}")
-        if requests and not isinstance(self.module.denoiser.condition_encoder, MeanExpressionConditions):
+    def _given(self, profiles: Mapping[int, Tensor]) -> AbstractContextManager[None]:
+        """Within it, the condition encoder knows the profiles that were asked for."""
+        if not profiles:
+            return nullcontext()
+        encoder = self.module.denoiser.condition_encoder
+        if not isinstance(encoder, MeanExpressionConditions):
             raise ValueError(
                 "The model knows its categories by name only and cannot read a profile. Train one that knows them by "
                 "their mean expression: SCDiffusion(adata, condition_encoder='mean_expression')."
             )
-        setup = self.registry_["setup_args"]
-        profiles = {
-            self.condition_keys.index(key): read_profile(value, key, genes, setup["layer"], setup["values"]).to(
-                self.device
-            )
-            for key, value in requests.items()
-        }
-        return {key: value for key, value in obs_conditions.items() if key not in requests}, profiles
-
-    def _given(self, profiles: Mapping[int, Tensor]) -> AbstractContextManager[None]:
-        return self.module.denoiser.condition_encoder.given(profiles) if profiles else nullcontext()
+        return encoder.given({position: profile.to(self.device) for position, profile in profiles.items()})
 
     def _read_library_size(self, library_size: float | Sequence[float] | None, n_cells: int) -> np.ndarray | None:
         if library_size is None:

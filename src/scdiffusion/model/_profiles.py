@@ -13,7 +13,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from scdiffusion.autoencoders import COUNTS, TARGET_SUM, normalise
-from scdiffusion.model._checks import MAX_LOG_VALUE, check_expression, name_some
+from scdiffusion.model._checks import MAX_LOG_VALUE, check_expression, did_you_mean, name_some
 from scdiffusion.networks import MeanExpressionConditions
 
 
@@ -57,7 +57,43 @@ def set_profiles(
     encoder.set_profiles(profiles, _tensor(np.asarray(log_expression.mean(0)).ravel()))
 
 
-def is_profile(request: Any, genes: pd.Index) -> bool:
+def take_profiles(obs_conditions: Any, genes: pd.Index, setup: Mapping[str, Any]) -> tuple[Any, dict[int, Tensor]]:
+    """Take the profiles out of what a user asks for.
+
+    Parameters
+    ----------
+    obs_conditions
+        As :meth:`~scdiffusion.SCDiffusion.generate` takes it.
+    genes
+        Genes of the model.
+    setup
+        How the training cells were registered.
+
+    Returns
+    -------
+    What is left, and mean log-normalised expression, `(n_genes,)`, by the position of the condition key.
+
+    Raises
+    ------
+    ValueError
+        If there is no such condition, or the profile does not fit, see :func:`read_profile`.
+    """
+    if not isinstance(obs_conditions, Mapping):
+        return obs_conditions, {}
+    keys, rest, profiles = list(setup["condition_keys"] or []), {}, {}
+    for key, request in obs_conditions.items():
+        if not _is_profile(request, genes):
+            rest[key] = request
+            continue
+        if key == setup["batch_key"]:
+            raise ValueError(f"{key!r} is the batch, which the decoder must know: there is no profile of it.")
+        if key not in keys:
+            raise ValueError(f"The model has no condition {key!r}.{did_you_mean(key, keys)}")
+        profiles[keys.index(key)] = read_profile(request, key, genes, setup["layer"], setup["values"])
+    return rest, profiles
+
+
+def _is_profile(request: Any, genes: pd.Index) -> bool:
     """Whether what is asked of a condition key is a profile: cells, or numbers by gene."""
     if isinstance(request, AnnData):
         return True

@@ -136,14 +136,12 @@ class SCDiffusion(TrainingMixin, GenerationMixin, BaseModelClass):
                 **settings["latents"],
             )
         conditions = self.module.denoiser.condition_encoder
-        if adata is not None and isinstance(conditions, MeanExpressionConditions):
+        if registry is None and isinstance(conditions, MeanExpressionConditions):
             log_expression = log_normalised(self._expression(), setup["values"])
             set_profiles(conditions, log_expression, self._condition_codes(), categories)
         self.pretrained_ = None
         if weights is not None:
-            self.pretrained_ = adopt(
-                self.module.autoencoder, weights, self.var_.index.astype(str).tolist(), pretrained
-            )  # fmt: skip
+            self.pretrained_ = adopt(self.module.autoencoder, weights, self.var_.index.astype(str), pretrained)
         autoencoder = self.module.autoencoder
         self._model_summary_string = (
             f"SCDiffusion with n_genes: {autoencoder.n_genes}, n_latent: {autoencoder.n_latent}, "

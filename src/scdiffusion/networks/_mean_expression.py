@@ -61,9 +61,8 @@ class MeanExpressionConditions(nn.Module):
         for i, n in enumerate(n_categories):
             self.register_buffer(f"profiles_{i}", torch.zeros(n, n_inputs))
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(n_inputs, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_hidden))
-            for _ in n_categories
-        )  # fmt: skip
+            nn.Sequential(nn.Linear(n_inputs, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_hidden)) for _ in n_categories
+        )
         self._given: dict[int, Tensor] = {}
 
     @torch.no_grad()
