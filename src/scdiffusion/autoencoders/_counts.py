@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import autoencoders
+from ._base import COUNTS, autoencoders
 from ._components import fit_components, gene_weights, normalise
 from ._glm import fit_glm
 from ._likelihoods import CountParameters, likelihoods
@@ -50,7 +50,11 @@ class CountAutoencoder(nn.Module):
         Number of batches of the nuisance condition; 0 for none.
     dropout
         Dropout rate of the hidden layers.
+    values
+        What it is given; only `"counts"` will do.
     """
+
+    variational = True
 
     def __init__(
         self,
@@ -62,8 +66,15 @@ class CountAutoencoder(nn.Module):
         dispersion: str = "gene",
         n_batches: int = 0,
         dropout: float = 0.3,
+        values: str = COUNTS,
     ) -> None:
         super().__init__()
+        if values != COUNTS:
+            raise ValueError(
+                f"This autoencoder models counts, but {values} expression was registered. Register raw counts, "
+                "setup_anndata(adata, layer='counts'), or choose a preset for log-normalised expression, 'scdiffusion' "
+                "or 'scld'."
+            )
         if dispersion not in DISPERSIONS:
             raise ValueError(f"Unknown dispersion {dispersion!r}. Available: {', '.join(DISPERSIONS)}.")
         if dispersion == "gene-batch" and not n_batches:
