@@ -52,7 +52,7 @@ def _train(options: argparse.Namespace) -> None:
     )
     model = scd.SCDiffusion(adata, options.preset, rng=options.seed)
     model.train(options.max_epochs, rng=options.seed, checkpoint_dir=options.checkpoint_dir)
-    if options.classifiers:
+    if options.classifiers and not model.classifiers_:  # preset scdiffusion has trained them
         model.train_classifier(max_epochs=options.max_epochs, rng=options.seed, checkpoint_dir=options.checkpoint_dir)
     model.save(options.model, overwrite=options.overwrite)
     print(f"Saved the model in {options.model}")
@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--observed", action="store_true", help="conditions in the proportions of the training data")
     generate.add_argument("-o", "--output", required=True, help="h5ad file to write")
-    generate.add_argument("--guidance", choices=["classifier_free", "classifier"])
+    generate.add_argument("--guidance", choices=["classifier_free", "classifier", "none"], help="default: the preset's")
     generate.add_argument("--guidance-scale", type=float)
     generate.add_argument("--sampler", help="dpmpp_2m, ddim, ddpm or euler (default: the preset's)")
     generate.add_argument("--n-steps", type=int)
