@@ -187,6 +187,12 @@ def test_unknown_settings_of_classifiers_and_guidance(small_preset, adata):
         scd.SCDiffusion(adata, "scdiffusion", guidance="clasifier")
 
 
+def test_a_batch_that_the_denoiser_does_not_see(adata):
+    scd.SCDiffusion.setup_anndata(adata, layer="counts", condition_keys="bulk_labels", batch_key="phase")
+    with pytest.warns(UserWarning, match="will not differ by 'phase'.*condition_keys"):
+        scd.SCDiffusion(adata, "scdiffusion", **SMALL["scdiffusion"])
+
+
 class TestProfilesAndNumbers:
     """Mean expression as conditions, beside a second category and a number."""
 

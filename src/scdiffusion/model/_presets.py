@@ -112,7 +112,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "n_steps": 200_000,
         },
         "sampling": {"sampler": "ddpm", "variance_weight": 0.5},
-        "guidance": {"guidance": "classifier", "guidance_interval": (0.0, 0.5)},
+        "guidance": {
+            "guidance": "classifier",
+            "guidance_interval": (0.0, 0.5),
+        },  # with its default scale, the paper's 2
     },
     # Wang et al. 2023; widths of the autoencoder and what else the paper leaves open are ours.
     "scld": {

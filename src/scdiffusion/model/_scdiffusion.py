@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +82,11 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, LatentMixin, 
     TypeError
         If a setting does not exist, or does not belong to the part that was chosen.
 
+    Warns
+    -----
+    UserWarning
+        If few genes are known to the pretrained weights, or there is a batch key that the denoiser does not see.
+
     References
     ----------
     Luo et al., *scDiffusion: conditional generation of high-quality single-cell data using diffusion model*,
@@ -146,6 +152,13 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, LatentMixin, 
         if registry is None and isinstance(conditions, MeanExpressionConditions):
             log_expression = log_normalised(self._expression(), setup["values"])
             set_profiles(conditions, log_expression, self._registered_conditions().codes, categories)
+        if registry is None and self.batch_key and not conditions.sees_conditions:
+            warnings.warn(
+                f"The denoiser sees no conditions, nor the batch: latents will not differ by {self.batch_key!r}. Name it "
+                "in condition_keys to guide by a classifier of it.",
+                UserWarning,
+                stacklevel=2,
+            )
         self.pretrained_ = None
         if weights is not None:
             self.pretrained_ = adopt(self.module.autoencoder, weights, self.var_.index.astype(str), pretrained)
