@@ -145,13 +145,17 @@ def test_scdiffusion_with_conditions_embedded():
     np.testing.assert_allclose(without, latents(model, 20), atol=1e-4)
 
 
-@pytest.mark.parametrize("preset", [None, "scld"])
+@pytest.fixture(scope="module", params=[None, "scld"])
+def model_with_classifiers(request):
+    """With a library size among the features, and without one."""
+    model = train(request.param, {"condition_keys": "bulk_labels"}, 2)
+    model.train_classifier(max_epochs=1, progress=False)
+    return model
+
+
 @pytest.mark.parametrize("guidance", ["classifier_free", "classifier", {"classifier_free": 0.5, "classifier": 1}])
-def test_every_guidance_works_with_every_preset(small_preset, preset, guidance):
-    """With a library size among the features, or without one."""
-    model = small_preset(preset)
-    if not model.classifiers_:
-        model.train_classifier(max_epochs=1, progress=False)
+def test_every_guidance_works_with_every_preset(model_with_classifiers, guidance):
+    model = model_with_classifiers
     request = {"n_cells": 6, "obs_conditions": {"bulk_labels": ["CD34+", None, "Dendritic"] * 2}}
     guided, plain = latents(model, **request, guidance=guidance), latents(model, **request)
     assert np.isfinite(guided).all() and np.abs(guided - plain)[::3].max() > 1e-4
