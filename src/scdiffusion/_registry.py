@@ -39,13 +39,15 @@ class Registry:
 
     def resolve(self, choice: Any, **kwargs: Any) -> Any:
         """Return an instance: ``choice`` itself unless it is a name, else ``member(**kwargs)``."""
-        if not isinstance(choice, str):
-            return choice
-        if choice not in self._members:
-            close = difflib.get_close_matches(choice, self._members, n=1)
+        return self.member(choice)(**kwargs) if isinstance(choice, str) else choice
+
+    def member(self, name: str) -> type:
+        """Return the class of that name."""
+        if name not in self._members:
+            close = difflib.get_close_matches(name, self._members, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"Unknown {self.kind} {choice!r}.{hint} Available: {', '.join(sorted(self._members))}.")
-        return self._members[choice](**kwargs)
+            raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Available: {', '.join(sorted(self._members))}.")
+        return self._members[name]
 
     def __iter__(self):
         return iter(self._members)

@@ -50,9 +50,9 @@ def _train(options: argparse.Namespace) -> None:
         batch_key=options.batch_key,
         continuous_condition_keys=options.continuous_condition,
     )
-    model = scd.SCDiffusion(adata, rng=options.seed)
+    model = scd.SCDiffusion(adata, options.preset, rng=options.seed)
     model.train(options.max_epochs, rng=options.seed, checkpoint_dir=options.checkpoint_dir)
-    if options.classifiers:
+    if options.classifiers and not model.classifiers_:  # preset scdiffusion has trained them
         model.train_classifier(max_epochs=options.max_epochs, rng=options.seed, checkpoint_dir=options.checkpoint_dir)
     model.save(options.model, overwrite=options.overwrite)
     print(f"Saved the model in {options.model}")
@@ -171,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "--continuous-condition", action="append", metavar="KEY", help="numeric obs column to generate by; repeatable"
     )
     train.add_argument("--batch-key", metavar="KEY", help="obs column of a nuisance batch")
+    train.add_argument("--preset", help="scdiffusion or scld, the papers' own models (default: ours)")
     train.add_argument("--max-epochs", type=int, help="most epochs of each stage")
     train.add_argument("--classifiers", action="store_true", help="train classifiers too, for --guidance classifier")
     train.add_argument("--checkpoint-dir", help="where to keep checkpoints, and to resume from")
@@ -193,9 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--observed", action="store_true", help="conditions in the proportions of the training data")
     generate.add_argument("-o", "--output", required=True, help="h5ad file to write")
-    generate.add_argument("--guidance", choices=["classifier_free", "classifier"])
+    generate.add_argument("--guidance", choices=["classifier_free", "classifier", "none"], help="default: the preset's")
     generate.add_argument("--guidance-scale", type=float)
-    generate.add_argument("--sampler", default="dpmpp_2m", help="dpmpp_2m, ddim, ddpm or euler")
+    generate.add_argument("--sampler", help="dpmpp_2m, ddim, ddpm or euler (default: the preset's)")
     generate.add_argument("--n-steps", type=int)
     generate.add_argument("--library-size", type=float, help="expected counts per cell (default: drawn with the cell)")
     generate.add_argument("--seed", type=int)

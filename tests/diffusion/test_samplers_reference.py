@@ -176,3 +176,29 @@ def test_solves_the_probability_flow(mixture, noise, schedule, sampler, n_steps,
     expected = torch.from_numpy(solution.y[:, -1]).reshape(-1, 2)
     deviation = (sampler.sample(mixture.denoiser(schedule), x, schedule, n_steps) - expected).norm(dim=1)
     assert deviation.median() < tolerance
+
+
+@every_schedule
+def test_ddpm_with_the_variance_of_the_forward_step(mixture, noise, schedule):
+    scheduler = diffusers.DDPMScheduler(
+        clip_sample=False, prediction_type="sample", timestep_spacing="trailing", variance_type="fixed_large"
+    )
+    exact(scheduler, schedule).set_timesteps(50)
+    denoise, x = mixture.denoiser(schedule), noise(16)
+    expected = reference_states(scheduler, denoise, x)
+    ours = states(DDPMSampler(variance_weight=1.0), denoise, x, schedule, 50)
+    # at the clean end, diffusers adds noise where Ho's algorithm 2 does not
+    torch.testing.assert_close(ours[:-1], expected[:-1], rtol=0, atol=1e-8)
+
+
+@every_schedule
+def test_ddpm_variances_lie_between_on_a_logarithmic_scale(noise, schedule):
+    """A step's noise has the standard deviations s, sqrt(s S) and S: its square in the middle is the others' product."""
+
+    def first_step(weight):
+        return states(DDPMSampler(variance_weight=weight), lambda x, t: 0 * x, noise(16), schedule, 10)[1]
+
+    smallest, middle, largest = (first_step(weight) for weight in (0.0, 0.5, 1.0))
+    ratio = ((largest - middle) / (middle - smallest)).square()  # (S / s) of every coordinate
+    alpha, sigma = schedule.coefficients(DDPMSampler().timesteps(10, None, schedule)[:2])
+    torch.testing.assert_close(ratio, torch.full_like(ratio, float(sigma[0] / sigma[1])), rtol=1e-6, atol=0)

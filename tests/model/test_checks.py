@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scdiffusion.model import _checks
-from scdiffusion.model._checks import check_anndata, check_continuous, check_counts, did_you_mean, name_some
+from scdiffusion.model import _expression_checks
+from scdiffusion.model._checks import check_anndata, check_continuous
+from scdiffusion.model._expression_checks import check_counts
+from scdiffusion.model._messages import did_you_mean, name_some
 
 FORMATS = {
     "dense": np.asarray,
@@ -78,7 +80,7 @@ class TestCounts:
     )
     def test_refuses_one_bad_value(self, form, value, message, monkeypatch):
         # Small chunks, so that the bad value is in the last of many.
-        monkeypatch.setattr(_checks, "CHUNK", 64)
+        monkeypatch.setattr(_expression_checks, "CHUNK", 64)
         X = make_counts()
         X[-1, -1] = value
         with pytest.raises(ValueError, match=message):
@@ -128,7 +130,7 @@ class TestCounts:
             assert scope["adata"].n_obs == 58
 
     def test_of_a_matrix_on_disk_the_first_rows_are_checked(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(_checks, "N_ROWS_ON_DISK", 30)
+        monkeypatch.setattr(_expression_checks, "N_ROWS_ON_DISK", 30)
         late, early = make_counts(), make_counts()
         late[40, 0] = early[10, 0] = 0.5
         with h5py.File(tmp_path / "X.h5", "w") as file:
@@ -202,7 +204,7 @@ class TestWhereCountsAre:
             check_anndata(adata, "lognorm")
 
     def test_suggests_neither_zeros_nor_what_was_just_refused(self, adata, monkeypatch):
-        monkeypatch.setattr(_checks, "N_ROWS_TO_JUDGE_A_LAYER", 10)
+        monkeypatch.setattr(_expression_checks, "N_ROWS_TO_JUDGE_A_LAYER", 10)
         adata.layers["zeros"] = sparse.csr_matrix(adata.shape)
         adata.layers["counts"][50, 0] = 0.5
         with pytest.raises(ValueError, match="non-integers.*Keep the counts"):

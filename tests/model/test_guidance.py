@@ -14,7 +14,15 @@ KEYS = {"cell_type": 0, "organ": 1, "time": 3}
 
 
 def read(guidance=None, scale=None, interval=None, rescale=0.0, compose="joint", **known):
-    known = {"keys": KEYS, "asked": ["cell_type", "time"], "classifiers": ["cell_type", "organ"], **known}
+    known = {
+        "defaults": {"guidance": "none", "guidance_interval": (0.0, 1.0)},
+        "keys": KEYS,
+        "asked": ["cell_type", "time"],
+        "profiles": [],
+        "classifiers": ["cell_type", "organ"],
+        "sees_conditions": True,
+        **known,
+    }
     return read_guidance(guidance, scale, interval, rescale, compose, **known)
 
 

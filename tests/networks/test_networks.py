@@ -1,6 +1,36 @@
+import pytest
 import torch
 
-from scdiffusion.networks import Conditions, EmbeddingConditions, ResidualMLP
+from scdiffusion.networks import (
+    Conditions,
+    EmbeddingConditions,
+    NoConditions,
+    ResidualMLP,
+    SkipMLP,
+    UNet1d,
+    fusions,
+)
+
+SMALL = {
+    "mlp": lambda n, conditions, **kw: ResidualMLP(n, conditions, n_hidden=32, n_layers=2, dropout=0.0, **kw),
+    "skip_mlp": lambda n, conditions, **kw: SkipMLP(n, conditions, n_hidden=(32, 32, 16), **kw),
+    "unet": lambda n, conditions, **kw: UNet1d(n, conditions, n_hidden=(16, 32), dropout=0.0, **kw),
+}
+every_denoiser = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL)
+
+
+def fit(denoiser, target_of, n_steps=150, n_features=2):
+    """Loss at the end of learning a known target."""
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(n_steps):
+        x, codes, t = torch.randn(64, n_features), torch.randint(2, (64, 1)), torch.randint(1000, (64,))
+        loss = (denoiser(x, t, Conditions(codes)) - target_of(x, codes, t)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return sum(losses[-5:]) / 5
 
 
 def test_keys_are_dropped_each_on_its_own():
@@ -46,22 +76,72 @@ def test_numbers_embed_along_a_curve_and_a_missing_one_apart():
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
 
 
-def test_denoiser_learns_to_tell_conditions_and_timesteps_apart():
+@every_denoiser
+@pytest.mark.parametrize("fusion", list(fusions))
+def test_denoiser_learns_to_tell_conditions_and_timesteps_apart(make, fusion):
     torch.manual_seed(0)
-    denoiser = ResidualMLP(2, EmbeddingConditions([2], 32), n_hidden=32, n_layers=2, dropout=0.0)
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
-    for _ in range(150):
-        codes, t = torch.randint(2, (64, 1)), torch.randint(1000, (64,))
-        target = torch.cat([codes.float(), t[:, None] / 1000], 1)
-        loss = (denoiser(torch.randn(64, 2), t, Conditions(codes)) - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.01
+    denoiser = make(2, EmbeddingConditions([2], 32), fusion=fusion)
+    assert fit(denoiser, lambda x, codes, t: torch.cat([codes.float(), t[:, None] / 1000], 1)) < 0.03
 
 
-def test_a_cell_is_denoised_by_itself():
-    denoiser = ResidualMLP(3, EmbeddingConditions([2], 16), n_hidden=16).eval()
-    torch.nn.init.normal_(denoiser.output.weight)
+@every_denoiser
+def test_denoiser_learns_to_tell_coordinates_apart(make):
+    torch.manual_seed(0)
+    sign = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, 1.0, 1.0])
+    assert fit(make(7, EmbeddingConditions([2], 32)), lambda x, codes, t: x * sign, 200, n_features=7) < 0.2
+
+
+@every_denoiser
+def test_a_cell_is_denoised_by_itself(make):
+    torch.manual_seed(0)
+    denoiser = make(3, EmbeddingConditions([2], 16)).eval()
+    for p in denoiser.parameters():
+        torch.nn.init.normal_(p, std=0.1)
     x, t, conditions = torch.randn(10, 3), torch.full((10,), 500), Conditions(torch.zeros(10, 1, dtype=torch.long))
     torch.testing.assert_close(denoiser(x, t, conditions)[:4], denoiser(x[:4], t[:4], conditions[:4]))
+
+
+def test_published_skip_mlp():
+    """Down 128-512-512-256-128, up 128-256-512-512 with the outputs on the way down added, head 512-1024-128."""
+    torch.manual_seed(0)
+    denoiser = SkipMLP(128, NoConditions([2], 512)).eval()
+    assert sum(p.numel() for p in denoiser.parameters()) == 3_488_384
+    assert [tuple(block.linear.weight.shape) for block in [*denoiser.down, *denoiser.up]] == [
+        (512, 128), (512, 512), (256, 512), (128, 256), (256, 128), (512, 256), (512, 512),
+    ]  # fmt: skip
+    x, t, conditions = torch.randn(5, 128), torch.tensor([0, 1, 10, 100, 999]), Conditions(torch.zeros(5, 1))
+    silu = torch.nn.functional.silu
+    first, _, second = denoiser.timestep_encoder.layers
+    angles = t[:, None] * denoiser.timestep_encoder.frequencies
+    context = silu(second(silu(first(torch.cat([angles.sin(), angles.cos()], 1)))))
+
+    def block(layer, h):
+        return silu(layer.norm(layer.linear(h) + layer.context(context)))
+
+    a = block(denoiser.down[0], x)
+    b = block(denoiser.down[1], a)
+    c = block(denoiser.down[2], b)
+    d = block(denoiser.down[3], c)
+    h = block(denoiser.up[0], d) + c
+    h = block(denoiser.up[1], h) + b
+    h = block(denoiser.up[2], h) + a
+    torch.testing.assert_close(denoiser(x, t, conditions), denoiser.head(h))
+
+
+@pytest.mark.parametrize("n_features", [1, 5, 8, 31])
+def test_unet_takes_latents_of_any_length(n_features):
+    denoiser = UNet1d(n_features, EmbeddingConditions([2], 16), n_hidden=(8, 16, 16))
+    conditions = Conditions(torch.zeros(3, 1, dtype=torch.long))
+    assert denoiser(torch.randn(3, n_features), torch.zeros(3), conditions).shape == (3, n_features)
+
+
+def test_bad_sizes_say_what_would_do():
+    conditions = EmbeddingConditions([2], 24)
+    with pytest.raises(ValueError, match=r"e\.g\. \(512, 512, 256, 128\)"):
+        SkipMLP(4, conditions, n_hidden=64)
+    with pytest.raises(ValueError, match="that 8 divides"):
+        UNet1d(4, conditions, n_hidden=(12,))
+    with pytest.raises(ValueError, match="condition_hidden that 16 divides"):
+        ResidualMLP(4, conditions, fusion="attention")
+    with pytest.raises(ValueError, match="Unknown fusion 'sum'"):
+        ResidualMLP(4, conditions, fusion="sum")

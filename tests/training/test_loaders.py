@@ -3,7 +3,7 @@ import scipy.sparse as sp
 import torch
 
 from scdiffusion.networks import Conditions
-from scdiffusion.training import CountLoader, FixedLatents, LatentLoader
+from scdiffusion.training import ExpressionLoader, FixedLatents, LatentLoader
 
 
 def counts(n_cells):
@@ -12,7 +12,7 @@ def counts(n_cells):
 
 
 def test_shuffled_epochs_cover_each_cell_once_before_any_twice():
-    loader = CountLoader(counts(64), np.arange(64), batch_size=16, shuffle=True)
+    loader = ExpressionLoader(counts(64), np.arange(64), batch_size=16, shuffle=True)
     torch.manual_seed(0)
     first, second = ([(x.sum(1) - 1).long() for x, _ in loader] for _ in range(2))
     for epoch in (first, second):
@@ -21,12 +21,12 @@ def test_shuffled_epochs_cover_each_cell_once_before_any_twice():
 
 
 def test_batch_codes_stay_with_their_cells():
-    for x, batch in CountLoader(counts(50), np.arange(50), batch_size=7, shuffle=True):
+    for x, batch in ExpressionLoader(counts(50), np.arange(50), batch_size=7, shuffle=True):
         assert torch.equal(x.sum(1).long() - 1, batch)
 
 
 def test_validation_keeps_the_order_and_the_last_partial_batch():
-    batches = [x for x, _ in CountLoader(counts(10), None, batch_size=4, shuffle=False)]
+    batches = [x for x, _ in ExpressionLoader(counts(10), None, batch_size=4, shuffle=False)]
     assert [len(x) for x in batches] == [4, 4, 2]
     assert torch.equal(torch.cat(batches).argmax(1), torch.arange(10))
 

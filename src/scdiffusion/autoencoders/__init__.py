@@ -1,7 +1,7 @@
 """Autoencoders: from expression to latents and back."""
 
-from ._base import Autoencoder, autoencoders
-from ._components import count_components
+from ._base import COUNTS, LOG_NORMALISED, Autoencoder, Likelihood, Parameters, autoencoders
+from ._components import count_components, normalise
 from ._counts import CountAutoencoder
 from ._likelihoods import (
     CountLikelihood,
@@ -11,16 +11,33 @@ from ._likelihoods import (
     ZeroInflatedNegativeBinomial,
     likelihoods,
 )
+from ._linear import LinearAutoencoder
+from ._log_normalised import TARGET_SUM, LogNormalisedAutoencoder, MeanParameters, SquaredError
+from ._pretrained import PretrainedWeights, read_pretrained
+from ._scimilarity import SCimilarityAutoencoder
 
 __all__ = [
+    "COUNTS",
+    "LOG_NORMALISED",
+    "TARGET_SUM",
     "Autoencoder",
     "CountAutoencoder",
     "CountLikelihood",
     "CountParameters",
+    "Likelihood",
+    "LinearAutoencoder",
+    "LogNormalisedAutoencoder",
+    "MeanParameters",
     "NegativeBinomial",
+    "Parameters",
     "Poisson",
+    "PretrainedWeights",
+    "SCimilarityAutoencoder",
+    "SquaredError",
     "ZeroInflatedNegativeBinomial",
     "autoencoders",
     "count_components",
     "likelihoods",
+    "normalise",
+    "read_pretrained",
 ]

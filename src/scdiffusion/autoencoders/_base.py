@@ -2,25 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from torch import Tensor
 
 from scdiffusion._registry import Registry
 
-from ._likelihoods import CountLikelihood, CountParameters
-
 autoencoders = Registry("autoencoder")
+
+COUNTS, LOG_NORMALISED = "counts", "log-normalised"
+
+
+class Parameters(Protocol):
+    """What a decoder says about the expression of each cell and gene."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected expression, `(n_cells, n_genes)`."""
+
+    def head(self, n_cells: int) -> Parameters:
+        """The parameters of the first cells."""
+
+
+class Likelihood(ABC):
+    """Scores and draws expression, given what the decoder says about it.
+
+    Attributes
+    ----------
+    values
+        What is drawn: `"counts"` or `"log-normalised"`.
+    dtype
+        Type of the drawn values.
+    has_library_size
+        Whether the parameters depend on the library size, which the diffusion then learns together with the latents.
+    """
+
+    values: str
+    dtype: torch.dtype
+    has_library_size: bool
+
+    @abstractmethod
+    def log_prob(self, rows: Tensor, columns: Tensor, values: Tensor, p: Any) -> Tensor:
+        """Log-likelihood of sparse expression.
+
+        Parameters
+        ----------
+        rows, columns, values
+            The non-zero entries and where they stand, each `(n_nonzero,)`.
+        p
+            Parameters of all entries, zeros included.
+
+        Returns
+        -------
+        Log-likelihood of each cell, `(n_cells,)`.
+        """
+
+    @abstractmethod
+    def draw(self, p: Any, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw expression, as sorted non-zero entries.
+
+        Parameters
+        ----------
+        p
+            Parameters, `(n_cells, n_genes)`.
+        generator
+            Source of randomness on the parameters' device.
+
+        Returns
+        -------
+        `rows`, `columns` (long) and `values` (float), each `(n_nonzero,)`, in row-major order.
+        """
 
 
 @runtime_checkable
 class Autoencoder(Protocol):
     """The protocol between expression and latents.
 
-    An autoencoder is a :class:`torch.nn.Module` that also knows how to start itself from the data and how to draw
-    expression, so that no other room needs to know which kind of data it holds.
+    An autoencoder is a :class:`torch.nn.Module` that also knows how to start itself from the data, so that no other
+    room needs to know which kind of expression it holds. It is given expression as it was registered, counts or
+    log-normalised, and its constructor is told which (`values`).
 
     Attributes
     ----------
@@ -28,26 +92,35 @@ class Autoencoder(Protocol):
         Sizes of its two sides.
     likelihood
         What scores and draws the expression.
+    variational
+        Whether latents have a posterior, whose divergence from a standard normal is part of training.
     """
 
     n_genes: int
     n_latent: int
-    likelihood: CountLikelihood
+    likelihood: Likelihood
+    variational: bool
 
-    def initialise(self, counts: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> None:
+    def initialise(self, expression: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> None:
         """Set data-dependent starting values; called once, before the first training step.
 
         `labels` are the category codes of the cells' conditions, `(n_cells, n_keys)`.
         """
 
-    def calibrate(self, counts: sp.csr_matrix, batch: np.ndarray | None, rng: np.random.Generator) -> None:
+    def calibrate(self, expression: sp.csr_matrix, batch: np.ndarray | None, rng: np.random.Generator) -> None:
         """Put right what gradient steps leave a little off; called after training. `batch` is `(n_cells,)`."""
 
-    def encode(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latents, each `(n_cells, n_latent)`, from `(n_cells, n_genes)`."""
+    def encode(self, expression: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latents, each `(n_cells, n_latent)`, from `(n_cells, n_genes)`.
 
-    def loss(self, counts: Tensor, latents: Tensor, batch: Tensor | None) -> Tensor:
+        The log-variance is minus infinity where latents have no posterior.
+        """
+
+    def loss(self, expression: Tensor, latents: Tensor, batch: Tensor | None) -> Tensor:
         """Reconstruction loss of each cell, `(n_cells,)`."""
 
-    def parameters_of(self, latents: Tensor, library_size: Tensor, batch: Tensor | None) -> CountParameters:
-        """Distribution of the expression of each cell and gene, to score and to draw from."""
+    def parameters_of(self, latents: Tensor, library_size: Tensor, batch: Tensor | None) -> Parameters:
+        """Distribution of the expression of each cell and gene, to score and to draw from.
+
+        `library_size` is `(n_cells,)`, and without meaning to a likelihood that has none.
+        """

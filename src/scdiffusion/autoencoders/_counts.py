@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import autoencoders
+from ._base import COUNTS, autoencoders
 from ._components import fit_components, normalise, subsample
 from ._glm import fit_dispersions, fit_means
 from ._likelihoods import CountParameters, likelihoods
@@ -58,7 +58,11 @@ class CountAutoencoder(nn.Module):
         Dropout rate of the hidden layers.
     n_discriminant
         How many of the latents start as discriminants of each condition key; the others as principal components.
+    values
+        What it is given; only `"counts"` will do.
     """
+
+    variational = True
 
     def __init__(
         self,
@@ -71,8 +75,15 @@ class CountAutoencoder(nn.Module):
         n_batches: int = 0,
         dropout: float = 0.3,
         n_discriminant: Sequence[int] = (),
+        values: str = COUNTS,
     ) -> None:
         super().__init__()
+        if values != COUNTS:
+            raise ValueError(
+                f"This autoencoder models counts, but {values} expression was registered. Register raw counts, "
+                "setup_anndata(adata, layer='counts'), or choose a preset for log-normalised expression, 'scdiffusion' "
+                "or 'scld'."
+            )
         if dispersion not in DISPERSIONS:
             raise ValueError(f"Unknown dispersion {dispersion!r}. Available: {', '.join(DISPERSIONS)}.")
         if dispersion == "gene-batch" and not n_batches:

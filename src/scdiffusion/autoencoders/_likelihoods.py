@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scdiffusion._registry import Registry
+
+from ._base import COUNTS, Likelihood
 
 likelihoods = Registry("likelihood")
 
@@ -58,7 +60,7 @@ class CountParameters:
         return CountParameters(self.log_rate[rows, columns], take(self.log_dispersion), take(self.zero_logits))
 
 
-class CountLikelihood(ABC):
+class CountLikelihood(Likelihood):
     r"""A distribution on counts, seen as compound Poisson.
 
     Each member writes its probability of a zero as :math:`e^{-\lambda}`. A negative binomial count is the sum of
@@ -66,6 +68,7 @@ class CountLikelihood(ABC):
     entries, which are zero, cost one comparison, and only the others are drawn.
     """
 
+    values, dtype, has_library_size = COUNTS, torch.int32, True
     has_dispersion = True
     has_zero_inflation = False
 
@@ -86,19 +89,7 @@ class CountLikelihood(ABC):
         """Draw the count itself, zero included, for each entry."""
 
     def log_prob(self, rows: Tensor, columns: Tensor, counts: Tensor, p: CountParameters) -> Tensor:
-        """Log-likelihood of sparse counts.
-
-        Parameters
-        ----------
-        rows, columns, counts
-            The non-zero counts and where they stand, each `(n_nonzero,)`.
-        p
-            Parameters of all entries, zeros included.
-
-        Returns
-        -------
-        Log-likelihood of each cell, `(n_cells,)`.
-        """
+        """Log-likelihood of sparse counts, `(n_cells,)`."""
         at = p.at(rows, columns)
         if p.zero_logits is None:
             log_zero = -self.zero_rate(p)  # (n_cells, n_genes)
@@ -110,19 +101,7 @@ class CountLikelihood(ABC):
         return log_zero.sum(1).index_add(0, rows, positive)
 
     def draw(self, p: CountParameters, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw counts, as sorted non-zero entries.
-
-        Parameters
-        ----------
-        p
-            Parameters, `(n_cells, n_genes)`.
-        generator
-            Source of randomness on the parameters' device.
-
-        Returns
-        -------
-        `rows`, `columns` (long) and `counts` (float), each `(n_nonzero,)`, in row-major order.
-        """
+        """Draw counts, as sorted non-zero entries."""
         rate = self.zero_rate(p)
         unit = torch.rand(rate.shape, generator=generator, device=rate.device)
         # P(N = 0) = exp(-rate); the direct draws may still turn out zero and are dropped below.

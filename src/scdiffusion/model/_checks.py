@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
+
+from scdiffusion.autoencoders import COUNTS
+from scdiffusion.model._expression_checks import check_expression
+from scdiffusion.model._messages import did_you_mean, name_some
 
 MIN_CELLS = 50
 MIN_CELLS_PER_CATEGORY = 3
 MAX_FLOAT_CATEGORIES = 20
-N_ROWS_ON_DISK = 10_000
-N_ROWS_TO_JUDGE_A_LAYER = 1_000
-CHUNK = 2**20
-
-
-def name_some(names: Iterable[Any], n: int = 10) -> str:
-    """Return the first ``n`` names as a message shows them: ``'B cell', 'NK' and 3 more``."""
-    names = [repr(str(name)) for name in names]
-    more = f" and {len(names) - n} more" if len(names) > n else ""
-    return ", ".join(names[:n]) + more if names else "none"
-
-
-def did_you_mean(name: Any, available: Iterable[Any]) -> str:
-    """Return the end of a message about an unknown name: the closest ones, whatever their case, and the list."""
-    available = [str(candidate) for candidate in available]
-    folded = difflib.get_close_matches(str(name).casefold(), {candidate.casefold() for candidate in available})
-    close = [repr(candidate) for match in folded for candidate in available if candidate.casefold() == match]
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"{hint} Available: {name_some(available)}."
 
 
 def check_anndata(
@@ -41,19 +23,22 @@ def check_anndata(
     layer: str | None = None,
     condition_keys: str | Sequence[str] | None = None,
     batch_key: str | None = None,
+    values: str = COUNTS,
 ) -> list[str]:
-    """Check that the model can be trained on ``adata``, which is left as it is.
+    """Check that a model can be trained on ``adata``, which is left as it is.
 
     Parameters
     ----------
     adata
         Cells by genes.
     layer
-        Where the raw counts are; ``None`` for ``adata.X``.
+        Where the expression is; ``None`` for ``adata.X``.
     condition_keys
         One ``obs`` column or several, to generate cells by.
     batch_key
         An ``obs`` column of no interest in itself.
+    values
+        What the expression is, ``"counts"`` or ``"log-normalised"``.
 
     Returns
     -------
@@ -64,7 +49,7 @@ def check_anndata(
     TypeError
         If ``adata`` is no :class:`~anndata.AnnData`.
     ValueError
-        If the counts, the names or a condition cannot be used. The message says what to type instead.
+        If the expression, the names or a condition cannot be used. The message says what to type instead.
 
     Warns
     -----
@@ -78,7 +63,7 @@ def check_anndata(
     _check_names(adata)
     for key in columns:
         _check_column(adata, key)
-    check_counts(_stored_counts(adata, layer), _name_of(layer), adata)
+    check_expression(adata, layer, values)
     _warn_about_categories(adata, columns)
     return keys
 
@@ -131,43 +116,6 @@ def check_continuous(adata: AnnData, keys: str | Sequence[str] | None = None, ta
                 f"{where} is {values[0]:g} in every cell: there is nothing to learn from it. Leave it out."
             )
     return keys
-
-
-def check_counts(X: Any, name: str, adata: AnnData | None = None) -> None:
-    """Check that a matrix holds raw counts, with at least one in every cell.
-
-    Parameters
-    ----------
-    X
-        Cells by genes, dense or sparse. Of a matrix on disk, and of a dask array, the first 10,000 cells are checked.
-    name
-        What messages call the matrix, e.g. ``"adata.layers['counts']"``.
-    adata
-        Where the matrix is from, for cell names and for a better layer to suggest.
-
-    Raises
-    ------
-    ValueError
-        If ``X`` is empty; holds NaN, infinite, negative or non-integer values; or has cells without counts.
-    """
-    if X is None or 0 in X.shape:
-        raise ValueError(f"{name} is empty.{_where_counts_are(adata, name)}")
-    X = _in_memory(X, N_ROWS_ON_DISK)
-    problem = _first_problem(X)
-    if problem is not None:
-        raise ValueError(f"{name} holds {problem}; scdiffusion needs raw counts.{_where_counts_are(adata, name)}")
-    empty = np.flatnonzero(np.asarray(X.sum(axis=1)).ravel() == 0)
-    if len(empty):
-        cells = empty if adata is None else adata.obs_names[empty]
-        # scanpy's filter reads adata.X only, where the sums of a layer are not to be found.
-        remedy = (
-            "sc.pp.filter_cells(adata, min_counts=1)"
-            if name == _name_of(None)
-            else f"adata = adata[np.ravel({name}.sum(axis=1)) > 0].copy()"
-        )
-        raise ValueError(
-            f"{name} has {len(empty)} cell(s) without any count ({name_some(cells, 5)}). Remove them: {remedy}"
-        )
 
 
 def _as_list(condition_keys: str | Sequence[str] | None, batch_key: str | None) -> list[str]:
@@ -234,73 +182,3 @@ def _warn_about_categories(adata: AnnData, keys: list[str]) -> None:
     if rare:
         message = f"Fewer than {MIN_CELLS_PER_CATEGORY} cells to learn from in {name_some(rare)}."
         warnings.warn(message, UserWarning, stacklevel=4)
-
-
-def _stored_counts(adata: AnnData, layer: str | None) -> Any:
-    if layer is None:
-        return adata.X
-    if layer not in adata.layers:
-        raise ValueError(f"adata.layers has no {layer!r}.{did_you_mean(layer, adata.layers)}")
-    return adata.layers[layer]
-
-
-def _name_of(layer: str | None) -> str:
-    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-
-
-def _in_memory(X: Any, n_rows: int) -> np.ndarray | sparse.spmatrix:
-    """Return ``X`` itself, or the first rows of what is on disk or lazy."""
-    if not isinstance(X, np.ndarray) and not sparse.issparse(X):
-        X = X[:n_rows]
-        X = X.compute() if hasattr(X, "compute") else X
-    return X if sparse.issparse(X) else np.asarray(X)
-
-
-def _first_problem(X: np.ndarray | sparse.spmatrix) -> str | None:
-    """Say what is the first value of ``X`` that cannot be a count, if there is one."""
-    values = X.data[: X.nnz] if sparse.issparse(X) else X
-    if values.dtype.kind in "bu":
-        return None
-    if values.dtype.kind not in "if":
-        return f"{values.dtype} values"
-    for chunk in _chunks(values):
-        # Comparisons with NaN are false, so that NaN counts as bad here.
-        bad = ~((chunk >= 0) & (chunk == np.floor(chunk)) & (chunk < np.inf))
-        if bad.any():
-            return _describe(chunk[bad][0])
-    return None
-
-
-def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Cut the values along the first axis, because a check needs scratch space the size of what it looks at."""
-    step = max(1, CHUNK * len(values) // max(values.size, 1))
-    return (values[start : start + step] for start in range(0, len(values), step))
-
-
-def _describe(value: np.number) -> str:
-    if np.isnan(value):
-        return "NaN"
-    if np.isinf(value):
-        return "infinite values"
-    return f"{'negative values' if value < 0 else 'non-integers'} (e.g. {value:.4g})"
-
-
-def _where_counts_are(adata: AnnData | None, not_in: str) -> str:
-    """Name the places of ``adata`` that do hold counts, or how to keep them in a layer."""
-    keep = " Keep the counts before normalising, adata.layers['counts'] = adata.X.copy(), and pass layer='counts'."
-    if adata is None:
-        return keep
-    layers = [layer for layer in (None, *adata.layers) if _name_of(layer) != not_in]
-    found = [f"layer={layer!r}" for layer in layers if _looks_like_counts(_stored_counts(adata, layer))]
-    if found:
-        return f" Pass {' or '.join(found)}."
-    if adata.raw is not None and _looks_like_counts(adata.raw.X):
-        return " Take them from adata.raw: adata = adata.raw.to_adata()"
-    return keep
-
-
-def _looks_like_counts(X: Any) -> bool:
-    if X is None or 0 in X.shape:
-        return False
-    X = _in_memory(X[:N_ROWS_TO_JUDGE_A_LAYER], N_ROWS_TO_JUDGE_A_LAYER)
-    return _first_problem(X) is None and bool(X.sum() > 0)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from scdiffusion.model._checks import did_you_mean, name_some
-from scdiffusion.model._training import default_epochs
+from scdiffusion.model._messages import did_you_mean, name_some
+from scdiffusion.model._training import n_epochs
 from scdiffusion.training import ClassifierStage, auto_precision
 
 
@@ -35,7 +35,7 @@ class ClassifierMixin:
     ) -> None:
         """Train a classifier of each condition on noised latents, for `generate(guidance="classifier")`.
 
-        Call it after :meth:`train`; cells are split as there. The classifier of a categorical condition gives
+        Call it after :meth:`train`, which has done it for `preset="scdiffusion"`; cells are split as there. The classifier of a categorical condition gives
         probabilities, that of a continuous one a normal distribution. A key that has a classifier gets a new one.
 
         Parameters
@@ -43,15 +43,17 @@ class ClassifierMixin:
         keys
             One condition key or several; by default all but the batch key.
         max_epochs
-            Most epochs of each classifier, 1 or more; by default as many as the number of cells calls for.
+            Most epochs of each classifier, 1 or more; by default as many as the number of cells calls for, or as the
+            preset's `n_steps` come to.
         accelerator, devices, precision, checkpoint_dir, logger, progress, trainer_kwargs
             As for :meth:`train`.
         early_stopping
             Whether to stop when the loss of held-out cells no longer falls. The weights that were best on them are kept
             in any case.
         classifier_kwargs
-            `n_hidden` (256), `dropout` (0.1), `batch_size` (512), `lr` (1e-3), `weight_decay` (1e-2), `ema_decay`
-            (0.998) and `patience` (15 epochs).
+            What differs from the preset's: `n_hidden` (256), `dropout` (0.1), `batch_size` (512), `lr` (1e-3),
+            `lr_decay` (`"cosine"` or `"linear"`), `weight_decay` (1e-2), `ema_decay` (0.998), `patience` (15 epochs)
+            and `n_steps`.
         rng
             Seed.
 
@@ -68,6 +70,8 @@ class ClassifierMixin:
         ------
         ValueError
             If the model is not trained or has no data, a key is unknown, or `max_epochs` is out of range.
+        TypeError
+            If a setting does not exist.
 
         References
         ----------
@@ -86,7 +90,7 @@ class ClassifierMixin:
         """
         self._require_trained("train_classifier")
         self._require_data()
-        available = [key for key in self.composition.keys if key != self.batch_key]
+        available = self._classifiable_keys()
         keys = available if keys is None else [keys] if isinstance(keys, str) else list(keys)
         if not keys:
             raise ValueError(
@@ -98,12 +102,12 @@ class ClassifierMixin:
                 raise ValueError(f"The model has no condition {key!r}.{did_you_mean(key, available)}")
         if max_epochs is not None and (max_epochs != int(max_epochs) or max_epochs < 1):
             raise ValueError(f"max_epochs must be a whole number, 1 or more; got {max_epochs!r}.")
-        settings = dict(classifier_kwargs or {})
-        batch_size, patience = settings.pop("batch_size", 512), settings.pop("patience", 15)
-        network = {name: settings.pop(name) for name in ("n_hidden", "dropout") if name in settings}
+        settings = self._training_settings("classifier", classifier_kwargs)
+        batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
+        network = {name: settings.pop(name) for name in ("n_hidden", "dropout")}
         with self._training_session(accelerator, devices, rng):
-            loader, validation = self._latent_loaders(self._posteriors(self._counts()), batch_size)
-            epochs = max_epochs or default_epochs(loader)
+            loader, validation = self._latent_loaders(self._posteriors(self._expression()), batch_size)
+            epochs = n_epochs(max_epochs, n_steps, loader)
             for key in keys:
                 position = self.composition.keys.index(key)
                 name = f"classifier_{key}"
@@ -144,13 +148,16 @@ class ClassifierMixin:
             columns = [f"{i / n_levels:.1f}-{(i + 1) / n_levels:.1f}" for i in range(n_levels)]
             self.history_[name] = pd.concat(levels, axis=1).set_axis(columns, axis=1)
 
-    def _drop_classifiers(self) -> None:
-        if self.classifiers_:
+    def _classifiable_keys(self) -> list[str]:
+        return [key for key in self.composition.keys if key != self.batch_key]
+
+    def _drop_classifiers(self, *, warn: bool) -> None:
+        if self.classifiers_ and warn:
             warnings.warn(
                 f"The autoencoder is trained further, which changes the latents: the classifiers of "
                 f"{name_some(self.classifiers_)} are dropped. Call model.train_classifier() again.",
                 UserWarning,
                 stacklevel=3,
             )
-            self.module.classifiers.clear()
-            self.classifiers_ = {}
+        self.module.classifiers.clear()
+        self.classifiers_ = {}

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scdiffusion.model._checks import did_you_mean
-
-LEFT_TO_MODEL = -1
+from scdiffusion.model._messages import did_you_mean
+from scdiffusion.networks import LEFT_TO_MODEL
 
 
 class Plan(NamedTuple):
@@ -136,6 +135,10 @@ class TrainingComposition:
             if spelling in self._codes[key]:
                 return self._codes[key][spelling]
         raise ValueError(f"{key!r} has no category {category!r}.{did_you_mean(category, self.categories[key])}")
+
+    def is_category(self, key: str, value: Any) -> bool:
+        """Whether a value names a category of a key, as users may write it."""
+        return any(spelling in self._codes[key] for spelling in _spellings(value))
 
     @cached_property
     def _codes(self) -> dict[str, dict[str, int]]:

@@ -8,15 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scdiffusion.model._checks import did_you_mean
-from scdiffusion.model._composition import (
-    LEFT_TO_MODEL,
-    Plan,
-    TrainingComposition,
-    is_whole,
-    ranks_of,
-    unique_rows,
-)
+from scdiffusion.model._composition import Plan, TrainingComposition, is_whole, ranks_of, unique_rows
+from scdiffusion.model._messages import did_you_mean
+from scdiffusion.networks import LEFT_TO_MODEL
 
 OBSERVED = "observed"
 # Two values of a continuous condition that differ by this share of its standard deviation are about the same.

@@ -4,7 +4,7 @@
 class Key:
     """Where the model keeps its data in AnnData and in its registry."""
 
-    COUNTS = "X"
+    EXPRESSION = "X"
     CONDITIONS = "scdiffusion_conditions"
     CONTINUOUS = "scdiffusion_continuous"
     LATENT = "X_scdiffusion"

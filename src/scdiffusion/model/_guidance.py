@@ -9,21 +9,33 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scdiffusion.diffusion import Composition, Guidance, Guide, compositions, guidances
-from scdiffusion.model._checks import did_you_mean, name_some
+from scdiffusion.model._messages import did_you_mean, name_some
 
 Scale = float | Mapping[str, float]
+Methods = str | Guidance | Mapping[str | Guidance, Scale | None]
+
+#: Says that there is to be no guidance, where None leaves it to the preset.
+NO_GUIDANCE = "none"
+
+
+def needs_classifiers(guidance: Methods | None) -> bool:
+    """Whether a guidance method needs classifiers, or one of several."""
+    return any(_method(choice).needs_classifier for choice in _requests(guidance, None))
 
 
 def read_guidance(
-    guidance: str | Guidance | Mapping[str | Guidance, Scale | None] | None,
+    guidance: Methods | None,
     scale: Scale | None,
     interval: tuple[float, float] | None,
     rescale: float,
     compose: str | Composition,
     *,
+    defaults: Mapping[str, Any],
     keys: Mapping[str, int],
     asked: Collection[str],
+    profiles: Collection[str],
     classifiers: Collection[str],
+    sees_conditions: bool,
 ) -> tuple[Guide, dict[str, Any]]:
     """Read and check the arguments of :meth:`~scdiffusion.SCDiffusion.generate` that concern guidance.
 
@@ -31,12 +43,18 @@ def read_guidance(
     ----------
     guidance, scale, interval, rescale, compose
         As given to `generate`.
+    defaults
+        The preset's `guidance` and `guidance_interval`.
     keys
         Condition keys that cells can be guided by, and their positions; the batch is not among them.
     asked
         Those that are not left to the model in all cells.
+    profiles
+        Those that are asked for by an expression profile.
     classifiers
         Those with a trained classifier.
+    sees_conditions
+        Whether the denoiser does.
 
     Returns
     -------
@@ -47,20 +65,23 @@ def read_guidance(
     TypeError
         If `guidance` is of another type.
     ValueError
-        If a name, key, scale or interval is wrong, or a classifier is missing.
+        If a name, key, scale or interval is wrong, a classifier is missing, or nothing brings a condition in.
     """
     if guidance is None:
+        guidance = defaults["guidance"] if asked else NO_GUIDANCE
+    requests = _requests(guidance, scale)
+    if not requests:
         for name, given in {"scale": scale, "interval": interval, "rescale": rescale or None}.items():
             if given is not None:
-                raise ValueError(f"guidance_{name} needs guidance: pass guidance='classifier_free'.")
-    interval = _read_interval((0.0, 1.0) if interval is None else interval)
+                raise ValueError(
+                    f"guidance_{name} needs guidance: pass obs_conditions, and guidance='classifier_free' or 'classifier'."
+                )
+    interval = _read_interval(defaults["guidance_interval"] if interval is None else interval)
     if not 0 <= rescale <= 1:
         raise ValueError(f"guidance_rescale must be between 0 (off) and 1; got {rescale!r}.")
     methods, scales = [], {}
-    for choice, given in _requests(guidance, scale).items():
-        method = guidances.resolve(choice)
-        if not isinstance(method, Guidance):
-            raise TypeError(f"guidance must be one of {name_some(guidances)} or a Guidance; got {choice!r}.")
+    for choice, given in requests.items():
+        method = _method(choice)
         if not keys:
             raise ValueError(
                 "Guidance needs conditions, and the model was trained without. Train one with "
@@ -69,18 +90,22 @@ def read_guidance(
         given = method.default_scale if given is None else given
         scales[choice if isinstance(choice, str) else type(choice).__name__] = given
         of_keys = _read_scale(given, method, keys, asked)
-        missing = [key for names in of_keys for key in names if key not in classifiers]
-        if method.needs_classifier and missing:
-            raise ValueError(
-                f"There is no classifier of {name_some(missing)} to guide by: call model.train_classifier()."
-            )
+        if method.needs_classifier:
+            _check_classifiers([key for names in of_keys for key in names], profiles, classifiers)
         if of_keys:
             methods.append((method, {frozenset(keys[key] for key in names): w for names, w in of_keys.items()}))
         else:
             warnings.warn("Nothing to guide by: obs_conditions leaves it to the model.", UserWarning, stacklevel=3)
     composition = compositions.resolve(compose)
     guide = Guide(methods, frozenset(keys[key] for key in asked), composition, interval, float(rescale))
-    provenance = {"compose": compose if isinstance(compose, str) else type(compose).__name__, "guidance": "none"}
+    unseen = [] if sees_conditions else [key for key in asked if keys[key] not in guide.hidden]
+    if unseen:
+        raise ValueError(
+            f"The denoiser of this model sees no conditions, and nothing else brings in {name_some(unseen)}: pass "
+            "guidance='classifier', or train a model that sees them, SCDiffusion(adata, ..., "
+            "condition_encoder='embedding', guidance='none')."
+        )
+    provenance = {"compose": compose if isinstance(compose, str) else type(compose).__name__, "guidance": NO_GUIDANCE}
     if scales:
         one = len(scales) == 1
         provenance |= {
@@ -92,9 +117,30 @@ def read_guidance(
     return guide, provenance
 
 
-def _requests(guidance: Any, scale: Scale | None) -> dict[Any, Scale | None]:
+def _check_classifiers(guided: Sequence[str], profiles: Collection[str], classifiers: Collection[str]) -> None:
+    by_profile = [key for key in guided if key in profiles]
+    if by_profile:
+        raise ValueError(
+            f"A classifier tells trained categories apart and cannot guide by the profile of {name_some(by_profile)}: "
+            "pass guidance='classifier_free', or guidance_scale={...} with the other keys alone."
+        )
+    missing = [key for key in guided if key not in classifiers]
+    if missing:
+        raise ValueError(f"There is no classifier of {name_some(missing)} to guide by: call model.train_classifier().")
+
+
+def _method(choice: Any) -> Guidance:
+    method = guidances.resolve(choice)
+    if not isinstance(method, Guidance):
+        raise TypeError(
+            f"guidance must be one of {name_some([NO_GUIDANCE, *guidances])} or a Guidance; got {choice!r}."
+        )
+    return method
+
+
+def _requests(guidance: Methods | None, scale: Scale | None) -> dict[Any, Scale | None]:
     """Guidance methods and their scales."""
-    if guidance is None:
+    if guidance is None or guidance == NO_GUIDANCE:
         return {}
     if not isinstance(guidance, Mapping):
         if isinstance(guidance, Sequence) and not isinstance(guidance, str):

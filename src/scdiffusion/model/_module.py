@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
-from scdiffusion.autoencoders import CountParameters, autoencoders
+from scdiffusion.autoencoders import Parameters, autoencoders
 from scdiffusion.diffusion import DiffusionProcess, Guide, Sampler
 from scdiffusion.networks import (
     CategoryClassifier,
@@ -25,7 +25,9 @@ DECODING_BLOCK = 256
 
 
 class SCDiffusionModule(BaseModuleClass):
-    """Autoencoder, standardisation of the latents, and diffusion of the standardised latents and log library size.
+    """Autoencoder, standardisation of the latents, and diffusion of the standardised latents.
+
+    Where expression has a library size, its logarithm is one more coordinate of what the diffusion learns.
 
     Parameters
     ----------
@@ -37,8 +39,12 @@ class SCDiffusionModule(BaseModuleClass):
         Number of continuous condition keys.
     n_batches
         Number of batches; 0 for none.
-    autoencoder_settings, process_settings, denoiser_settings
-        Keyword arguments of the three parts; `autoencoder_settings` holds the autoencoder's name too.
+    values
+        What was registered, `"counts"` or `"log-normalised"` expression.
+    autoencoder_settings, process_settings, condition_settings, denoiser_settings
+        Keyword arguments of the parts and, but for the process, their names.
+    standardise_latents
+        Whether the diffusion sees latents of mean 0 and variance 1, or latents as they are.
     """
 
     def __init__(
@@ -47,27 +53,34 @@ class SCDiffusionModule(BaseModuleClass):
         n_categories: Sequence[int],
         n_continuous: int,
         n_batches: int,
+        values: str,
+        *,
         autoencoder_settings: dict[str, Any],
         process_settings: dict[str, Any],
+        condition_settings: dict[str, Any],
         denoiser_settings: dict[str, Any],
+        standardise_latents: bool,
     ) -> None:
         super().__init__()
         settings = dict(autoencoder_settings)
         self.autoencoder = autoencoders.resolve(
-            settings.pop("autoencoder"), n_genes=n_genes, n_batches=n_batches, **settings
+            settings.pop("autoencoder"), n_genes=n_genes, n_batches=n_batches, values=values, **settings
         )
         self.n_batches = n_batches
         self.n_categories = list(n_categories)
         self.classifiers = nn.ModuleDict()  # by position of the condition key; empty until they are trained
         self.process = DiffusionProcess(**process_settings)
-        settings = dict(denoiser_settings)
+        settings = dict(condition_settings)
         conditions = condition_encoders.resolve(
             settings.pop("condition_encoder"),
             n_categories=n_categories,
             n_continuous=n_continuous,
-            n_hidden=settings["n_hidden"],
+            n_genes=n_genes,
+            **settings,
         )
-        self.n_features = self.autoencoder.n_latent + 1
+        self.n_library = int(self.autoencoder.likelihood.has_library_size)
+        self.n_features = self.autoencoder.n_latent + self.n_library
+        settings = dict(denoiser_settings)
         self.denoiser = denoisers.resolve(
             settings.pop("denoiser"),
             n_features=self.n_features,
@@ -75,11 +88,13 @@ class SCDiffusionModule(BaseModuleClass):
             n_timesteps=self.process.n_timesteps,
             **settings,
         )
+        self.standardise_latents = standardise_latents
         self.register_buffer("feature_mean", torch.zeros(self.n_features))
         self.register_buffer("feature_scale", torch.ones(self.n_features))
         self.register_buffer("feature_limit", torch.full((self.n_features,), 10.0))
         self.register_buffer("value_mean", torch.zeros(n_continuous))
         self.register_buffer("value_scale", torch.ones(n_continuous))
+        self.eval()  # an autoencoder that is never trained, because it came trained, must not use batch statistics
 
     def add_classifier(self, key: int, **settings: Any) -> NoiseAwareClassifier:
         """Make the classifier of the condition key at a position anew, and return it."""
@@ -102,27 +117,48 @@ class SCDiffusionModule(BaseModuleClass):
         mean, log_variance
             Posteriors of the training cells, `(n_cells, n_latent)`.
         log_library
-            `(n_cells, 1)`.
+            `(n_cells, n_library)`, where `n_library` is 1, or 0 where expression has no library size.
         values
             Values of the continuous conditions, `(n_cells, n_continuous)`.
         """
         self.value_mean.copy_(values.mean(0))
-        self.value_scale.copy_(values.std(0).clamp(min=1e-12))
-        variance = torch.cat([mean.var(0) + log_variance.exp().mean(0), log_library.var(0)])
-        self.feature_mean.copy_(torch.cat([mean.mean(0), log_library.mean(0)]))
-        self.feature_scale.copy_(variance.sqrt().clamp(min=1e-4))
-        self.feature_limit.copy_(self.standardise(mean, log_library).abs().amax(0) + 1)
+        self.value_scale.copy_((values - values.mean(0)).square().mean(0).sqrt().clamp(min=1e-12))
+        features = torch.cat([mean, log_library], 1)
+        variance = features.var(0)
+        variance[: mean.shape[1]] += log_variance.exp().mean(0)
+        spread = variance.sqrt()
+        self.feature_mean.copy_(features.mean(0))
+        self.feature_scale.copy_(spread.clamp(min=1e-4))
+        if not self.standardise_latents:
+            self.feature_mean[: mean.shape[1]] = 0.0
+            self.feature_scale[: mean.shape[1]] = 1.0
+        farthest = self.standardise(mean, log_library).abs().amax(0)
+        self.feature_limit.copy_(farthest + spread / self.feature_scale)
 
     def standardise(self, latents: Tensor, log_library: Tensor) -> Tensor:
-        """Latents and log library size as the diffusion sees them, `(n_cells, n_latent + 1)`."""
+        """Latents and log library sizes as the diffusion sees them, `(n_cells, n_features)`."""
         return (torch.cat([latents, log_library], 1) - self.feature_mean) / self.feature_scale
 
-    def conditions(self, codes: Tensor, values: Tensor) -> Conditions:
-        """Conditions as the networks see them, of codes `(n_cells, n_categorical)` and values `(n_cells, n_continuous)`."""
-        standardised = (values.double() - self.value_mean.to(values.device)) / self.value_scale.to(values.device)
-        return Conditions(codes, standardised.float())
+    def conditions(self, codes: Tensor, values: Tensor, profiles: Mapping[int, Tensor] | None = None) -> Conditions:
+        """Conditions as the networks see them.
 
-    def decode(self, latents: Tensor, log_library: Tensor, batch: Tensor | None = None) -> CountParameters:
+        Parameters
+        ----------
+        codes, profiles
+            As for :class:`~scdiffusion.networks.Conditions`.
+        values
+            Values of the continuous conditions as registered, `(n_cells, n_continuous)`.
+        """
+        standardised = (values.double() - self.value_mean.to(values.device)) / self.value_scale.to(values.device)
+        return Conditions(codes, standardised.float(), profiles)
+
+    def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised latents, and log library sizes in counts, of what the diffusion draws."""
+        latents, log_library = features.split([self.autoencoder.n_latent, self.n_library], dim=1)
+        of_library = slice(self.autoencoder.n_latent, None)
+        return latents, log_library * self.feature_scale[of_library] + self.feature_mean[of_library]
+
+    def decode(self, latents: Tensor, log_library: Tensor, batch: Tensor | None = None) -> Parameters:
         """Distribution of the expression of at most :data:`DECODING_BLOCK` cells, of which each is decoded alone.
 
         Parameters
@@ -130,7 +166,7 @@ class SCDiffusionModule(BaseModuleClass):
         latents
             Standardised latents, `(n_cells, n_latent)`.
         log_library
-            Log library size in counts, `(n_cells,)`.
+            Log library size in counts, `(n_cells, n_library)`.
         batch
             Batch codes, `(n_cells,)`.
         """
@@ -141,9 +177,10 @@ class SCDiffusionModule(BaseModuleClass):
             padded[:n_cells] = values
             return padded
 
-        unstandardised = latents * self.feature_scale[:-1] + self.feature_mean[:-1]
+        of_latents = slice(self.autoencoder.n_latent)
+        unstandardised = latents * self.feature_scale[of_latents] + self.feature_mean[of_latents]
         parameters = self.autoencoder.parameters_of(
-            pad(unstandardised), pad(log_library).exp(), None if batch is None else pad(batch)
+            pad(unstandardised), pad(log_library).exp().squeeze(1), None if batch is None else pad(batch)
         )
         return parameters.head(n_cells)
 
@@ -155,7 +192,7 @@ class SCDiffusionModule(BaseModuleClass):
         generator: torch.Generator,
         guide: Guide | None = None,
     ) -> Tensor:
-        """Draw standardised latents and log library sizes.
+        """Draw what the diffusion has learned, to be taken apart by :meth:`split`.
 
         Parameters
         ----------
@@ -170,7 +207,7 @@ class SCDiffusionModule(BaseModuleClass):
 
         Returns
         -------
-        `(n_cells, n_latent + 1)`.
+        `(n_cells, n_features)`.
         """
         guide = Guide() if guide is None else guide
         noise = torch.randn((len(conditions), self.n_features), generator=generator, device=conditions.device)
@@ -201,13 +238,13 @@ class SCDiffusionModule(BaseModuleClass):
         return torch.clamp(x0, -self.feature_limit, self.feature_limit)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
-        return {"counts": tensors["X"]}
+        return {"expression": tensors["X"]}
 
     @auto_move_data
-    def inference(self, counts: Tensor) -> dict[str, Tensor]:
-        """Posterior of the latents of counts, `(n_cells, n_genes)`, before standardisation."""
-        mean, log_variance = self.autoencoder.encode(counts)
-        return {"mean": mean, "log_variance": log_variance, "library_size": counts.sum(1)}
+    def inference(self, expression: Tensor) -> dict[str, Tensor]:
+        """Posterior of the latents of registered expression, `(n_cells, n_genes)`, before standardisation."""
+        mean, log_variance = self.autoencoder.encode(expression)
+        return {"mean": mean, "log_variance": log_variance, "library_size": expression.sum(1)}
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
@@ -220,20 +257,18 @@ class SCDiffusionModule(BaseModuleClass):
 
     @auto_move_data
     def generative(self, latents: Tensor, library_size: Tensor, batch: Tensor | None = None) -> dict[str, Any]:
-        """Distribution of the counts given latents before standardisation."""
+        """Distribution of the expression given latents before standardisation."""
         return {"px": self.autoencoder.parameters_of(latents, library_size, batch)}
 
     def loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Any]
     ) -> LossOutput:
-        """Evidence lower bound of the autoencoder with the latents at their means."""
-        counts = tensors["X"]
-        rows, columns = counts.nonzero(as_tuple=True)
-        reconstruction = -self.autoencoder.likelihood.log_prob(
-            rows, columns, counts[rows, columns], generative_outputs["px"]
-        )
+        """Loss of the autoencoder, the latents at their means: a bound on the evidence where they have a posterior."""
         mean, log_variance = inference_outputs["mean"], inference_outputs["log_variance"]
-        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
+        reconstruction = self.autoencoder.loss(tensors["X"], mean, tensors.get("batch"))
+        divergence = torch.zeros_like(reconstruction)
+        if self.autoencoder.variational:
+            divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
         return LossOutput(
             loss=(reconstruction + divergence).mean(), reconstruction_loss=reconstruction, kl_local=divergence
         )

@@ -2,75 +2,221 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from typing import Any
 
-from scdiffusion.model._checks import did_you_mean
+from scdiffusion._registry import Registry
+from scdiffusion.autoencoders import autoencoders
+from scdiffusion.diffusion import DiffusionProcess
+from scdiffusion.model._messages import did_you_mean
+from scdiffusion.networks import condition_encoders, denoisers
 
-#: Settings of each preset, by the names that :class:`~scdiffusion.SCDiffusion` takes them under.
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {
-        "autoencoder": "counts",
-        "n_latent": None,
-        "n_discriminant": (),
-        "n_hidden": 256,
-        "n_layers": 1,
-        "likelihood": "nb",
-        "dispersion": "gene",
-        "dropout": 0.3,
-        "schedule": "cosine",
-        "prediction": "v",
-        "loss_weighting": "min_snr",
-        "n_timesteps": 1000,
-        "denoiser": "mlp",
-        "denoiser_hidden": 256,
-        "denoiser_layers": 3,
-        "denoiser_dropout": 0.1,
-        "condition_encoder": "embedding",
-    }
+_CLASSIFIER_TRAINING = {
+    "n_hidden": 256,
+    "dropout": 0.1,
+    "batch_size": 512,
+    "lr": 1e-3,
+    "lr_decay": "cosine",
+    "weight_decay": 1e-2,
+    "ema_decay": 0.998,
+    "patience": 15,
+    "n_steps": None,  # by the number of cells
 }
 
+#: Settings of each preset: those of the parts of the module, by the names that :class:`~scdiffusion.SCDiffusion` takes
+#: them under, then how each stage is trained, and how `generate` samples and guides. `n_steps` is the most optimiser
+#: steps.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {
+        "autoencoder": {
+            "autoencoder": "counts",
+            "n_latent": None,  # estimated from the data, discriminants of the conditions included
+            "n_discriminant": (),
+            "n_hidden": 256,
+            "n_layers": 1,
+            "likelihood": "nb",
+            "dispersion": "gene",
+            "dropout": 0.3,
+        },
+        "latents": {"standardise_latents": True},
+        "process": {"schedule": "cosine", "prediction": "v", "loss_weighting": "min_snr", "n_timesteps": 1000},
+        "condition_encoder": {"condition_encoder": "embedding", "condition_hidden": 256},
+        "denoiser": {
+            "denoiser": "mlp",
+            "denoiser_hidden": 256,
+            "denoiser_layers": 3,
+            "denoiser_dropout": 0.1,
+            "fusion": "add",
+        },
+        "autoencoder_training": {
+            "batch_size": 128,
+            "kl_weight": 0.5,
+            "lr": 2e-4,
+            "dispersion_lr": 1e-3,
+            "weight_decay": 1e-4,
+            "patience": 3,
+            "n_steps": None,  # 100 epochs
+        },
+        "diffusion_training": {
+            "batch_size": 512,
+            "condition_dropout": 0.15,
+            "lr": 3e-3,
+            "lr_decay": "cosine",
+            "weight_decay": 1e-4,
+            "ema_decay": 0.998,
+            "patience": 15,
+            "n_steps": None,  # by the number of cells
+        },
+        "classifier_training": _CLASSIFIER_TRAINING,
+        "sampling": {"sampler": "dpmpp_2m"},
+        "guidance": {"guidance": "none", "guidance_interval": (0.0, 1.0)},
+    },
+    # Luo et al. 2024 and its public code.
+    "scdiffusion": {
+        "autoencoder": {"autoencoder": "scimilarity", "n_latent": 128, "n_hidden": (1024, 1024, 1024), "dropout": 0.0},
+        "latents": {"standardise_latents": True},
+        "process": {"schedule": "linear", "prediction": "epsilon", "loss_weighting": "uniform", "n_timesteps": 1000},
+        "condition_encoder": {"condition_encoder": "none", "condition_hidden": 512},
+        "denoiser": {
+            "denoiser": "skip_mlp",
+            "denoiser_hidden": (512, 512, 256, 128),
+            "denoiser_dropout": 0.0,
+            "fusion": "add",
+        },
+        "autoencoder_training": {
+            "batch_size": 128,
+            "lr": 5e-4,
+            "weight_decay": 0.01,
+            "patience": 10,
+            "n_steps": 150_000,
+        },
+        "diffusion_training": {
+            "batch_size": 128,
+            "condition_dropout": 0.15,
+            "lr": 1e-4,
+            "lr_decay": "linear",
+            "weight_decay": 1e-4,
+            "ema_decay": 0.9999,
+            "patience": 50,
+            "n_steps": 600_000,
+        },
+        "classifier_training": {
+            "n_hidden": 512,
+            "dropout": 0.1,
+            "batch_size": 128,
+            "lr": 3e-4,
+            "lr_decay": "linear",
+            "weight_decay": 1e-2,
+            "ema_decay": 0.9999,
+            "patience": 50,
+            "n_steps": 200_000,
+        },
+        "sampling": {"sampler": "ddpm", "variance_weight": 0.5},
+        "guidance": {
+            "guidance": "classifier",
+            "guidance_interval": (0.0, 0.5),
+        },  # with its default scale, the paper's 2
+    },
+    # Wang et al. 2023; widths of the autoencoder and what else the paper leaves open are ours.
+    "scld": {
+        "autoencoder": {"autoencoder": "linear", "n_latent": 64, "n_hidden": 512},
+        "latents": {"standardise_latents": True},
+        "process": {"schedule": "linear", "prediction": "epsilon", "loss_weighting": "uniform", "n_timesteps": 1000},
+        "condition_encoder": {
+            "condition_encoder": "mean_expression",
+            "condition_hidden": 256,
+            "project_profiles": False,
+        },
+        "denoiser": {
+            "denoiser": "unet",
+            "denoiser_hidden": (64, 128, 128),
+            "denoiser_dropout": 0.1,
+            "fusion": "add",
+        },
+        "autoencoder_training": {
+            "batch_size": 128,
+            "lr": 5e-4,
+            "weight_decay": 0.01,
+            "patience": 10,
+            "n_steps": 20_000,
+        },
+        "diffusion_training": {
+            "batch_size": 128,
+            "condition_dropout": 0.15,
+            "lr": 1e-4,
+            "lr_decay": "linear",
+            "weight_decay": 0.01,
+            "ema_decay": 0.999,
+            "patience": 50,
+            "n_steps": 20_000,
+        },
+        "classifier_training": _CLASSIFIER_TRAINING,
+        "sampling": {"sampler": "ddpm"},
+        "guidance": {"guidance": "none", "guidance_interval": (0.0, 1.0)},
+    },
+}
 
-def read_preset(preset: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a preset with some of them overridden.
+# How users call those arguments of the parts that go by another name there.
+_ARGUMENTS = {
+    "denoiser_hidden": "n_hidden",
+    "denoiser_layers": "n_layers",
+    "denoiser_dropout": "dropout",
+    "condition_hidden": "n_hidden",
+}
+_CHOICES: dict[str, Registry] = {
+    "autoencoder": autoencoders,
+    "condition_encoder": condition_encoders,
+    "denoiser": denoisers,
+}
+_PARTS: dict[str, tuple[str, ...]] = {
+    "autoencoder": (
+        "autoencoder", "n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "dropout", "freeze_hidden",
+        "n_discriminant",
+    ),
+    "latents": ("standardise_latents",),
+    "process": tuple(name for name in inspect.signature(DiffusionProcess).parameters),
+    "condition_encoder": ("condition_encoder", "condition_hidden", "project_profiles"),
+    "denoiser": ("denoiser", "denoiser_hidden", "denoiser_layers", "denoiser_dropout", "fusion"),
+    "guidance": ("guidance",),
+}  # fmt: skip
+
+
+def read_preset(preset: str | None, overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of a preset, by part, with some of them overridden.
+
+    A part that is overridden by name, say `denoiser="unet"`, leaves the preset's settings of that part behind and
+    starts from its own defaults.
 
     Raises
     ------
     ValueError
-        If the preset does not exist.
+        If the preset, or a part, does not exist.
     TypeError
-        If a setting does not exist.
+        If a setting does not exist, or is not one of the part that was chosen.
     """
     name = preset or "default"
     if name not in PRESETS:
         raise ValueError(f"Unknown preset {preset!r}.{did_you_mean(name, PRESETS)}")
-    unknown = [key for key in overrides if key not in PRESETS[name]]
-    if unknown:
-        raise TypeError(f"SCDiffusion has no setting {unknown[0]!r}.{did_you_mean(unknown[0], PRESETS[name])}")
-    return {**PRESETS[name], **overrides}
+    settings = copy.deepcopy(PRESETS[name])
+    part_of = {setting: part for part, names in _PARTS.items() for setting in names}
+    for key in overrides:
+        if key not in part_of:
+            raise TypeError(f"SCDiffusion has no setting {key!r}.{did_you_mean(key, part_of)}")
+    for part in _CHOICES:
+        if overrides.get(part, settings[part][part]) != settings[part][part]:
+            settings[part] = {part: overrides[part]}
+    for key, value in overrides.items():
+        part = part_of[key]
+        choice = settings[part].get(part)
+        if key != part and part in _CHOICES and isinstance(choice, str):
+            taken = inspect.signature(_CHOICES[part].member(choice)).parameters
+            if _ARGUMENTS.get(key, key) not in taken:
+                raise TypeError(f"The {part.replace('_', ' ')} {choice!r} takes no {key}; leave it out.")
+        settings[part][key] = value
+    return settings
 
 
-def module_settings(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Sort the settings of a model by the part of the module they belong to."""
-    return {
-        "autoencoder_settings": {
-            key: settings[key]
-            for key in (
-                "autoencoder",
-                "n_latent",
-                "n_hidden",
-                "n_layers",
-                "likelihood",
-                "dispersion",
-                "dropout",
-                "n_discriminant",
-            )
-        },
-        "process_settings": {key: settings[key] for key in ("schedule", "prediction", "loss_weighting", "n_timesteps")},
-        "denoiser_settings": {
-            "denoiser": settings["denoiser"],
-            "condition_encoder": settings["condition_encoder"],
-            "n_hidden": settings["denoiser_hidden"],
-            "n_layers": settings["denoiser_layers"],
-            "dropout": settings["denoiser_dropout"],
-        },
-    }
+def arguments_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a part as its class takes them."""
+    return {_ARGUMENTS.get(key, key): value for key, value in settings.items()}

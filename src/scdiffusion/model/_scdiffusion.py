@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,40 +18,74 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalJointObsField, LayerField, NumericalJointObsField
 from scvi.model.base import BaseModelClass
 
-from scdiffusion.autoencoders import count_components
+from scdiffusion.autoencoders import COUNTS, count_components, read_pretrained
 from scdiffusion.model._checks import check_anndata, check_continuous
 from scdiffusion.model._classifiers import ClassifierMixin
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._constants import Key
 from scdiffusion.model._generation import GenerationMixin
+from scdiffusion.model._guidance import needs_classifiers
+from scdiffusion.model._latents import LatentMixin
 from scdiffusion.model._module import SCDiffusionModule
-from scdiffusion.model._presets import module_settings, read_preset
+from scdiffusion.model._presets import arguments_of, read_preset
+from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
+from scdiffusion.model._profiles import log_normalised, set_profiles
 from scdiffusion.model._saving import SavingMixin
 from scdiffusion.model._training import TrainingMixin
+from scdiffusion.networks import MeanExpressionConditions
 
 
-class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, BaseModelClass):
-    """Latent diffusion model of single-cell counts, which generates cells under any conditions.
+class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, LatentMixin, SavingMixin, BaseModelClass):
+    """Latent diffusion model of single-cell expression, which generates cells under any conditions.
 
     An autoencoder maps cells to latents; a diffusion model learns how latents and library size are distributed, given
-    any subset of the conditions; new latents are decoded to counts.
+    any subset of the conditions; new latents are decoded to counts. The papers' own models, by `preset`, work on
+    log-normalised expression instead, and know no library size.
 
     Parameters
     ----------
     adata
         Cells, registered with :meth:`setup_anndata`.
     preset
-        Named configuration. None is our own.
+        Named configuration: None is our own, `"scdiffusion"` and `"scld"` are the papers'. It also sets how
+        :meth:`train` trains, and how :meth:`generate` samples and guides.
+    pretrained
+        Directory of a SCimilarity model (`encoder.ckpt`, `decoder.ckpt`, `gene_order.tsv`) to start the autoencoder of
+        `preset="scdiffusion"` from. Layer sizes are read from it. Genes are matched by name; those that it does not
+        know start with new weights. `pretrained_` tells how many match. A saved model does not need the directory.
     registry
         A saved registry in place of `adata`; used by :meth:`load`.
     rng
         Seed of the initial weights.
     **overrides
-        Settings that differ from the preset's: `autoencoder`, `n_latent` (by default estimated from the data),
-        `n_hidden` (256), `n_layers` (1), `likelihood` (`"nb"`, `"zinb"`, `"poisson"`), `dispersion` (`"gene"`,
-        `"gene-batch"`, `"gene-cell"`), `dropout` (0.3), `schedule` (`"cosine"`, `"linear"`), `prediction` (`"v"`,
-        `"epsilon"`, `"x0"`), `loss_weighting` (`"min_snr"`, `"uniform"`), `n_timesteps` (1000), `denoiser`,
-        `denoiser_hidden` (256), `denoiser_layers` (3), `denoiser_dropout` (0.1), `condition_encoder`.
+        Settings that differ from the preset's. A part that is chosen by name, `autoencoder`, `condition_encoder` or
+        `denoiser`, brings its own defaults. Of the default preset:
+
+        - `autoencoder` (`"counts"`, `"scimilarity"`, `"linear"`), `n_latent` (estimated from the data), `n_hidden`
+          (256), `n_layers` (1), `likelihood` (`"nb"`, `"zinb"`, `"poisson"`), `dispersion` (`"gene"`, `"gene-batch"`,
+          `"gene-cell"`), `dropout` (0.3); with pretrained weights `freeze_hidden`.
+        - `standardise_latents` (True).
+        - `schedule` (`"cosine"`, `"linear"`), `prediction` (`"v"`, `"epsilon"`, `"x0"`), `loss_weighting`
+          (`"min_snr"`, `"uniform"`), `min_snr_gamma` (5), `n_timesteps` (1000).
+        - `condition_encoder` (`"embedding"`, `"mean_expression"`, or `"none"` for a denoiser that does not see
+          conditions), `condition_hidden` (256); with mean expression `project_profiles`.
+        - `denoiser` (`"mlp"`, `"skip_mlp"`, `"unet"`), `denoiser_hidden` (256), `denoiser_layers` (3),
+          `denoiser_dropout` (0.1), `fusion` (`"add"`, `"concat"`, `"attention"`).
+        - `guidance` (`"none"`): what :meth:`generate` guides by unless told otherwise. Where that needs classifiers,
+          :meth:`train` trains them.
+
+    Raises
+    ------
+    ValueError
+        If a preset or part does not exist, a setting is out of range, a category has no cells to take the mean of, or
+        the pretrained directory is incomplete or shares no genes with `adata`.
+    TypeError
+        If a setting does not exist, or does not belong to the part that was chosen.
+
+    Warns
+    -----
+    UserWarning
+        If few genes are known to the pretrained weights, or there is a batch key that the denoiser does not see.
 
     References
     ----------
@@ -72,12 +108,20 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, 
         adata: AnnData | None = None,
         preset: str | None = None,
         *,
+        pretrained: str | Path | None = None,
         registry: dict[str, Any] | None = None,
         rng: int = 0,
         **overrides: Any,
     ) -> None:
         super().__init__(adata, registry)
-        settings = read_preset(preset, overrides)
+        weights = None
+        if pretrained is not None:
+            weights = read_pretrained(pretrained)
+            add_sizes(overrides, weights)
+        self._settings = settings = read_preset(preset, overrides)
+        if registry is None:
+            check_settings(settings["autoencoder"], is_pretrained=weights is not None)
+        self._guides_by_classifiers = needs_classifiers(settings["guidance"]["guidance"])
         setup = self.registry_["setup_args"]
         self.batch_key: str | None = setup["batch_key"]
         self.condition_keys: list[str] = list(setup["condition_keys"] or [])
@@ -85,19 +129,14 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, 
         self.classifiers_: dict[str, dict[str, Any]] = {}  # settings of the trained ones, by condition key
         categories = self._categories()
         if adata is not None:
-            codes, values = self._registered_conditions()
-            composition = TrainingComposition.from_codes(categories, codes, self.continuous_condition_keys, values)
-            self.composition_ = composition.to_dict()
-            self.ordered_keys_ = [key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)]
-            self.var_ = adata.var.copy()
-            library = np.asarray(self._counts().sum(1)).ravel()
-            self.library_range_ = [float(library.min()), float(library.max())]
-            if settings["n_latent"] is None:
+            self._describe(adata, categories)
+            if settings["autoencoder"].get("n_latent", 0) is None:
                 n_principal, n_discriminant = count_components(
-                    self._counts(), self._labels(codes), np.random.default_rng(rng)
+                    self._expression(), self._labels(), np.random.default_rng(rng)
                 )
-                overrides |= {"n_latent": n_principal + sum(n_discriminant), "n_discriminant": list(n_discriminant)}
-                settings |= overrides
+                found = {"n_latent": n_principal + sum(n_discriminant), "n_discriminant": list(n_discriminant)}
+                settings["autoencoder"] |= found
+                overrides |= found
         n_categories = [len(names) for names in categories.values()]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng)
@@ -106,14 +145,48 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, 
                 n_categories,
                 len(self.continuous_condition_keys),
                 n_categories[-1] if self.batch_key else 0,
-                **module_settings(settings),
+                setup["values"],
+                autoencoder_settings=arguments_of(settings["autoencoder"]),
+                process_settings=settings["process"],
+                condition_settings=arguments_of(settings["condition_encoder"]),
+                denoiser_settings=arguments_of(settings["denoiser"]),
+                **settings["latents"],
             )
+        conditions = self.module.denoiser.condition_encoder
+        if registry is None and isinstance(conditions, MeanExpressionConditions):
+            log_expression = log_normalised(self._expression(), setup["values"])
+            set_profiles(conditions, log_expression, self._registered_conditions().codes, categories)
+        if registry is None and self.batch_key and not conditions.sees_conditions:
+            warnings.warn(
+                f"The denoiser sees no conditions, nor the batch: latents will not differ by {self.batch_key!r}. Name it "
+                "in condition_keys to guide by a classifier of it.",
+                UserWarning,
+                stacklevel=2,
+            )
+        self.pretrained_ = None
+        if weights is not None:
+            self.pretrained_ = adopt(self.module.autoencoder, weights, self.var_.index.astype(str), pretrained)
+        autoencoder = self.module.autoencoder
         self._model_summary_string = (
-            f"SCDiffusion with n_genes: {self.summary_stats.n_vars}, n_latent: {settings['n_latent']}, "
-            f"likelihood: {settings['likelihood']}, conditions: "
-            f"{', '.join([*categories, *self.continuous_condition_keys]) or 'none'}"
+            f"SCDiffusion with n_genes: {autoencoder.n_genes}, n_latent: {autoencoder.n_latent}, "
+            f"preset: {preset or 'default'}, values: {autoencoder.likelihood.values}, "
+            f"conditions: {', '.join([*categories, *self.continuous_condition_keys]) or 'none'}"
         )
+        if self.pretrained_:
+            genes = "{n_matching_genes} of {n_genes} genes pretrained".format(**self.pretrained_)
+            self._model_summary_string += f", {genes}"
+        pretrained = None  # a saved model has the weights, and may be loaded where the directory is not
         self.init_params_ = self._get_init_params(locals())
+
+    def _describe(self, adata: AnnData, categories: dict[str, np.ndarray]) -> None:
+        """Keep what generating needs to know of the cells."""
+        codes, values = self._registered_conditions()
+        composition = TrainingComposition.from_codes(categories, codes, self.continuous_condition_keys, values)
+        self.composition_ = composition.to_dict()
+        self.ordered_keys_ = [key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)]
+        self.var_ = adata.var.copy()
+        library = np.asarray(self._expression().sum(1)).ravel()
+        self.library_range_ = [float(library.min()), float(library.max())]
 
     @classmethod
     def setup_anndata(
@@ -124,16 +197,17 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, 
         condition_keys: str | Sequence[str] | None = None,
         batch_key: str | None = None,
         continuous_condition_keys: str | Sequence[str] | None = None,
+        values: str = COUNTS,
         **kwargs: Any,
     ) -> None:
-        """Register the counts and conditions of an AnnData, after checking that they can be learned from.
+        """Register the expression and conditions of an AnnData, after checking that they can be learned from.
 
         Parameters
         ----------
         adata
             Cells by genes; left as it is but for the fields below.
         layer
-            Layer with raw counts; by default `X`.
+            Layer with the expression; by default `X`.
         condition_keys
             One categorical `obs` column or several, to generate cells by.
         batch_key
@@ -141,6 +215,9 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, 
             cells where :meth:`generate` is not told.
         continuous_condition_keys
             One numeric `obs` column or several, such as time or dose, to generate cells by any number of.
+        values
+            What the expression is: raw `"counts"`, which every preset takes, or `"log-normalised"` expression, the
+            `log1p` of counts per 10,000, which the papers' presets take too.
         **kwargs
             Used by scvi-tools when fields are transferred.
 
@@ -152,8 +229,8 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, 
         Raises
         ------
         ValueError
-            If the data cannot be used: no raw counts, cells without counts, too few cells, missing columns or
-            categories, continuous conditions that are not finite numbers. The message says what to type instead.
+            If the data cannot be used: not the values that were said, cells without any, too few cells, missing columns
+            or categories, continuous conditions that are not finite numbers. The message says what to type instead.
 
         Examples
         --------
@@ -164,7 +241,7 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, 
         is_transfer = kwargs.get("source_registry") is not None
         batch = [batch_key] if batch_key else []
         if not is_transfer:
-            condition_keys = check_anndata(adata, layer, condition_keys, batch_key)
+            condition_keys = check_anndata(adata, layer, condition_keys, batch_key, values)
             continuous_condition_keys = check_continuous(adata, continuous_condition_keys, [*condition_keys, *batch])
         condition_keys, continuous_condition_keys = list(condition_keys or []), list(continuous_condition_keys or [])
         setup_method_args = cls._get_setup_method_args(
@@ -174,112 +251,16 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, 
             condition_keys=condition_keys,
             batch_key=batch_key,
             continuous_condition_keys=continuous_condition_keys,
+            values=values,
         )
         fields = [
-            LayerField(Key.COUNTS, layer, is_count_data=True),
+            LayerField(Key.EXPRESSION, layer, is_count_data=values == COUNTS),
             CategoricalJointObsField(Key.CONDITIONS, [*condition_keys, *batch]),
             NumericalJointObsField(Key.CONTINUOUS, continuous_condition_keys),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
-
-    def get_latent_representation(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        *,
-        give_mean: bool = True,
-        rng: int | None = 0,
-    ) -> np.ndarray:
-        """Latents of cells, standardised over the training cells.
-
-        Parameters
-        ----------
-        adata
-            Cells with the genes of the training data; by default the training data.
-        indices
-            Which cells; by default all.
-        give_mean
-            Whether to give the means of the posterior, or one sample of it per cell.
-        rng
-            Seed of the samples.
-
-        Returns
-        -------
-        `(n_cells, n_latent)`; keep it in `adata.obsm["X_scdiffusion"]`, or let :func:`scdiffusion.tl.latent` do it.
-        """
-        self._require_trained("get_latent_representation")
-        mean, log_variance, log_library, _ = self._encode(adata, indices)
-        generator = None if give_mean else _generator(rng)
-        return self._latents(mean, log_variance, log_library, generator).cpu().numpy()
-
-    def posterior_predictive_sample(
-        self,
-        adata: AnnData | None = None,
-        n_samples: int = 1,
-        batch_size: int | None = None,
-        indices: Sequence[int] | None = None,
-        *,
-        rng: int | None = 0,
-    ) -> Any:
-        """Encode cells, draw from their posterior, decode and draw counts: the ceiling of what can be generated.
-
-        Has the signature that :class:`scvi.criticism.PosteriorPredictiveCheck` calls.
-
-        Parameters
-        ----------
-        adata
-            Cells with the genes of the training data; by default the training data.
-        n_samples
-            Number of draws of each cell.
-        batch_size
-            Ignored; cells are decoded in blocks of one size, whatever it says.
-        indices
-            Which cells; by default all.
-        rng
-            Seed.
-
-        Returns
-        -------
-        Counts, :class:`sparse.GCXS`, `(n_cells, n_genes)`, with a third axis if `n_samples` is above 1.
-        """
-        import sparse
-
-        self._require_trained("posterior_predictive_sample")
-        of_latents, of_counts = _generator(rng), _generator(rng, self.device)
-        mean, log_variance, log_library, batch = self._encode(adata, indices)
-        draws = []
-        for _ in range(n_samples):
-            latents = self._latents(mean, log_variance, log_library, of_latents)
-            blocks = self._draw(latents, log_library[:, 0].to(self.device), batch, of_counts)
-            draws.append(sparse.COO.from_scipy_sparse(sp.vstack(blocks, format="csr")))
-        return sparse.GCXS.from_coo(draws[0] if n_samples == 1 else sparse.stack(draws, axis=-1))
-
-    def _encode(
-        self, adata: AnnData | None, indices: Sequence[int] | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Means and log-variances of the latents of cells, their log library sizes, and their batch codes."""
-        adata = self._validate_anndata(adata)
-        manager = self.get_anndata_manager(adata, required=True)
-        counts = self._counts(manager)
-        codes, _ = self._registered_conditions(manager)
-        if indices is not None:
-            counts, codes = counts[np.asarray(indices)], codes[np.asarray(indices)]
-        batch = torch.from_numpy(codes[:, -1]).to(self.device) if self.batch_key else None
-        return *self._posteriors(counts), batch
-
-    def _latents(
-        self,
-        mean: torch.Tensor,
-        log_variance: torch.Tensor,
-        log_library: torch.Tensor,
-        generator: torch.Generator | None,
-    ) -> torch.Tensor:
-        """Standardised means of posteriors, or samples where there is a generator, `(n_cells, n_latent)`."""
-        if generator is not None:
-            mean = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
-        return self.module.standardise(mean.to(self.device), log_library.to(self.device))[:, :-1]
 
     @cached_property
     def composition(self) -> TrainingComposition:
@@ -311,18 +292,10 @@ class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, 
     def _batch_codes(self) -> np.ndarray | None:
         return self._registered_conditions().codes[:, -1] if self.batch_key else None
 
-    def _labels(self, codes: np.ndarray) -> np.ndarray:
+    def _labels(self) -> np.ndarray:
         """Codes of what cells are generated by, `(n_cells, n_keys)`: the batch, which the decoder is told, left out."""
-        return codes[:, : len(self.condition_keys)]
+        return self._registered_conditions().codes[:, : len(self.condition_keys)]
 
-    def _counts(self, manager: AnnDataManager | None = None) -> sp.csr_matrix:
-        """Registered counts as float32 CSR, `(n_cells, n_genes)`."""
-        return sp.csr_matrix((manager or self.adata_manager).get_from_registry(Key.COUNTS), dtype=np.float32)
-
-
-def _generator(rng: int | None, device: torch.device | str = "cpu") -> torch.Generator:
-    generator = torch.Generator(device)
-    if rng is None:
-        generator.seed()
-        return generator
-    return generator.manual_seed(rng)
+    def _expression(self, manager: AnnDataManager | None = None) -> sp.csr_matrix:
+        """Registered expression as float32 CSR, `(n_cells, n_genes)`."""
+        return sp.csr_matrix((manager or self.adata_manager).get_from_registry(Key.EXPRESSION), dtype=np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,25 @@ import torch
 from scvi.model._utils import parse_device_args
 from torch import Tensor
 
+from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.training import (
+    LR_DECAYS,
     AutoencoderStage,
-    CountLoader,
     DiffusionStage,
+    ExpressionLoader,
     FixedLatents,
     LatentLoader,
     auto_precision,
     fit_stage,
 )
 
-STAGES = ("autoencoder", "diffusion")
+STAGES = ("autoencoder", "diffusion", "classifier")
 _AUTOENCODER_EPOCHS = 100
 _LEAST_VALIDATION_CELLS = 20
 
 
 class TrainingMixin:
-    """Training of both stages on the registered cells."""
+    """Training of all stages on the registered cells."""
 
     def train(
         self,
@@ -44,24 +46,28 @@ class TrainingMixin:
         early_stopping: bool = True,
         autoencoder_kwargs: Mapping[str, Any] | None = None,
         diffusion_kwargs: Mapping[str, Any] | None = None,
+        classifier_kwargs: Mapping[str, Any] | None = None,
         checkpoint_dir: str | Path | None = None,
         logger: Any = None,
         progress: bool = True,
         rng: int = 0,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train the autoencoder, then the diffusion of its latents.
+        """Train the autoencoder, then the diffusion of its latents, then classifiers if the model guides by them.
 
-        Both stages stop when the loss of held-out cells no longer falls, and keep the weights that were best on them,
+        All stages stop when the loss of held-out cells no longer falls, and keep the weights that were best on them,
         also when interrupted. Called again, training goes on from there. Classifiers belong to the latents that they
-        were trained on, and are dropped when the autoencoder is trained further.
+        were trained on, and are dropped when the autoencoder is trained further. They are a stage here for models
+        whose setting `guidance` needs them, as `preset="scdiffusion"` does; for others there is
+        :meth:`train_classifier`.
 
         Parameters
         ----------
         max_epochs
-            Most epochs of each stage, or of `{"autoencoder": ..., "diffusion": ...}`; 0 leaves a stage as it is. By
-            default as many as the number of cells calls for. An epoch is one pass over the training cells; it is cut
-            short for more than 400 minibatches, and repeats cells where there are few.
+            Most epochs of each stage, or of `{"autoencoder": ..., "diffusion": ...}` and, where it is one,
+            `"classifier"`; 0 leaves a stage as it is. By default as many as the number of cells calls for, or as the preset's `n_steps` come to. An epoch is one pass
+            over the training cells; it is cut short for more than 400 minibatches, and repeats cells where there are
+            few.
         accelerator, devices
             Where to train, as for :class:`~lightning.pytorch.Trainer`.
         precision
@@ -72,11 +78,13 @@ class TrainingMixin:
         early_stopping
             Whether to stop before `max_epochs`.
         autoencoder_kwargs
-            `batch_size` (128), `kl_weight` (0.5), `lr` (2e-4), `dispersion_lr` (1e-3), `weight_decay` (1e-4) and
-            `patience` (3 epochs).
+            What differs from the preset's: `batch_size` (128), `lr` (2e-4), `weight_decay` (1e-4), `patience` (3 epochs)
+            and `n_steps`; with the default preset also `kl_weight` (0.5) and `dispersion_lr` (1e-3).
         diffusion_kwargs
-            `batch_size` (512), `condition_dropout` (0.15), `lr` (3e-3), `weight_decay` (1e-4), `ema_decay` (0.998) and
-            `patience` (15 epochs).
+            What differs from the preset's: `batch_size` (512), `condition_dropout` (0.15), `lr` (3e-3), `lr_decay`
+            (`"cosine"` or `"linear"`), `weight_decay` (1e-4), `ema_decay` (0.998), `patience` (15 epochs) and `n_steps`.
+        classifier_kwargs
+            As for :meth:`train_classifier`.
         checkpoint_dir
             Directory for a checkpoint after each epoch. Given again after a crash, training resumes from it.
         logger
@@ -91,12 +99,15 @@ class TrainingMixin:
         Returns
         -------
         None. Updates `history`: data frames by metric, `autoencoder_train_loss`, `autoencoder_validation_loss`,
-        `autoencoder_kl`, `diffusion_train_loss` and `diffusion_validation_loss`.
+        `autoencoder_kl`, `diffusion_train_loss` and `diffusion_validation_loss`; with classifiers those of
+        :meth:`train_classifier`.
 
         Raises
         ------
         ValueError
             If the model has no data, or an argument is out of range.
+        TypeError
+            If a setting of a stage does not exist.
 
         Examples
         --------
@@ -111,7 +122,12 @@ class TrainingMixin:
         if not 0 < train_size <= 1:
             raise ValueError(f"train_size must be above 0 and at most 1; got {train_size!r}.")
         self._require_data()
-        epochs = _read_epochs(max_epochs)
+        epochs = _read_epochs(max_epochs, STAGES if self._guides_by_classifiers else STAGES[:-1])
+        if classifier_kwargs and "classifier" not in epochs:
+            raise ValueError("This model does not guide by classifiers unless asked: call model.train_classifier(...).")
+        autoencoder_settings = self._training_settings("autoencoder", autoencoder_kwargs)
+        diffusion_settings = self._training_settings("diffusion", diffusion_kwargs)
+        self._training_settings("classifier", classifier_kwargs)
         common: dict[str, Any] = {
             "accelerator": accelerator,
             "devices": devices,
@@ -121,17 +137,24 @@ class TrainingMixin:
             "progress": progress,
             **trainer_kwargs,
         }
+        trains_classifiers = epochs.get("classifier", 0) != 0
         with self._training_session(accelerator, devices, rng):
             self._split_cells(train_size, np.random.default_rng(rng))
-            counts = self._counts()
+            expression = self._expression()
             if epochs["autoencoder"] != 0:
-                self._drop_classifiers()
+                self._drop_classifiers(warn=not trains_classifiers)
                 self._train_autoencoder(
-                    counts, epochs["autoencoder"], early_stopping, dict(autoencoder_kwargs or {}),
+                    expression, epochs["autoencoder"], early_stopping, autoencoder_settings,
                     common, np.random.default_rng(rng),
                 )  # fmt: skip
             if epochs["diffusion"] != 0:
-                self._train_diffusion(counts, epochs["diffusion"], early_stopping, dict(diffusion_kwargs or {}), common)
+                self._train_diffusion(expression, epochs["diffusion"], early_stopping, diffusion_settings, common)
+        missing = [key for key in self._classifiable_keys() if key not in self.classifiers_]
+        if trains_classifiers and missing and self.is_trained_:
+            self.train_classifier(
+                missing, max_epochs=epochs["classifier"], early_stopping=early_stopping,
+                classifier_kwargs=classifier_kwargs, rng=rng, **common,
+            )  # fmt: skip
 
     def _require_data(self) -> None:
         if self.adata is None:
@@ -150,6 +173,17 @@ class TrainingMixin:
         _, _, device = parse_device_args(accelerator, devices, return_device="torch")
         self.to_device(device)  # Lightning leaves networks on the CPU; cells are generated where training was
 
+    def _training_settings(self, stage: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The preset's settings of a stage, with some of them overridden."""
+        settings = self._settings[f"{stage}_training"]
+        unknown = [name for name in given or {} if name not in settings]
+        if unknown:
+            raise TypeError(f"{stage}_kwargs has no {unknown[0]!r}.{did_you_mean(unknown[0], settings)}")
+        settings = {**settings, **(given or {})}
+        if settings.get("lr_decay", "cosine") not in LR_DECAYS:
+            raise ValueError(f"Unknown lr_decay {settings['lr_decay']!r}. Available: {', '.join(LR_DECAYS)}.")
+        return settings
+
     def _split_cells(self, train_size: float, rng: np.random.Generator) -> None:
         """Choose the held-out cells, once for the life of the model."""
         if self.train_indices_ is not None:
@@ -163,55 +197,48 @@ class TrainingMixin:
 
     def _train_autoencoder(
         self,
-        counts: sp.csr_matrix,
+        expression: sp.csr_matrix,
         max_epochs: int | None,
         early_stopping: bool,
         settings: dict[str, Any],
         trainer_kwargs: dict[str, Any],
         rng: np.random.Generator,
     ) -> None:
-        batch_size, patience = settings.pop("batch_size", 128), settings.pop("patience", 3)
+        batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
         batch = self._batch_codes()
 
-        def loader(cells: np.ndarray, *, shuffle: bool) -> CountLoader:
-            return CountLoader(counts[cells], None if batch is None else batch[cells], batch_size, shuffle=shuffle)
+        def loader(cells: np.ndarray, *, shuffle: bool) -> ExpressionLoader:
+            codes = None if batch is None else batch[cells]
+            return ExpressionLoader(expression[cells], codes, batch_size, shuffle=shuffle)
 
         train = loader(self.train_indices_, shuffle=True)
         validation = loader(self.validation_indices_, shuffle=False) if len(self.validation_indices_) else None
         if "autoencoder_train_loss" not in (self.history_ or {}):
-            labels = self._labels(self._registered_conditions().codes)[self.train_indices_]
-            self.module.autoencoder.initialise(train.counts, labels, rng)
-        stage = AutoencoderStage(self.module.autoencoder.train(), kl_weight=settings.pop("kl_weight", 0.5), **settings)
-        self._run(
-            stage,
-            train,
-            validation,
-            max_epochs or _AUTOENCODER_EPOCHS,
-            patience if early_stopping else None,
-            trainer_kwargs,
-        )
-        self.module.autoencoder.cpu().calibrate(counts, batch, rng)
+            self.module.autoencoder.initialise(train.expression, self._labels()[self.train_indices_], rng)
+        stage = AutoencoderStage(self.module.autoencoder.train(), **settings)
+        epochs = max_epochs or (math.ceil(n_steps / len(train)) if n_steps else _AUTOENCODER_EPOCHS)
+        self._run(stage, train, validation, epochs, patience if early_stopping else None, trainer_kwargs)
+        self.module.autoencoder.cpu().calibrate(expression, batch, rng)
 
     def _train_diffusion(
         self,
-        counts: sp.csr_matrix,
+        expression: sp.csr_matrix,
         max_epochs: int | None,
         early_stopping: bool,
         settings: dict[str, Any],
         trainer_kwargs: dict[str, Any],
     ) -> None:
-        batch_size, patience = settings.pop("batch_size", 512), settings.pop("patience", 15)
-        posteriors = self._posteriors(counts)
+        batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
+        posteriors = self._posteriors(expression)
         values = torch.from_numpy(self._registered_conditions().values)
         train = torch.from_numpy(self.train_indices_)
         self.module.set_standardisation(*(part[train] for part in (*posteriors, values)))
         loader, validation = self._latent_loaders(posteriors, batch_size)
-        epochs = max_epochs or default_epochs(loader)
+        epochs = n_epochs(max_epochs, n_steps, loader)
         stage = DiffusionStage(
             self.module.denoiser.train(),
             self.module.process,
             n_steps=epochs * len(loader),
-            condition_dropout=settings.pop("condition_dropout", 0.15),
             **settings,
         )
         self.is_trained_ = True  # also an interrupted diffusion keeps its best weights
@@ -243,30 +270,32 @@ class TrainingMixin:
         self.history_ = {**(self.history_ or {}), **_append(self.history_ or {}, history)}
 
     @torch.inference_mode()
-    def _posteriors(self, counts: sp.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
+    def _posteriors(self, expression: sp.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
         """Means and log-variances of the latents of all cells, and their log library sizes, on the CPU."""
         parts = []
-        for start in range(0, counts.shape[0], 512):
-            x = torch.from_numpy(counts[start : start + 512].toarray()).to(self.device)
+        for start in range(0, expression.shape[0], 512):
+            x = torch.from_numpy(expression[start : start + 512].toarray()).to(self.device)
             posterior = self.module.inference(x)
             log_library = posterior["library_size"].log()[:, None]
             parts.append((posterior["mean"].cpu(), posterior["log_variance"].cpu(), log_library.cpu()))
         mean, log_variance, log_library = (torch.cat(part).clone() for part in zip(*parts, strict=True))
-        return mean, log_variance, log_library
+        return mean, log_variance, log_library[:, : self.module.n_library]
 
 
-def default_epochs(loader: LatentLoader) -> int:
-    return math.ceil(np.clip(25 * math.sqrt(len(loader.mean)), 600, 20_000) / len(loader))
+def n_epochs(max_epochs: int | None, n_steps: int | None, loader: LatentLoader) -> int:
+    """As many as are asked for, else as so many steps come to, else as the number of cells calls for."""
+    n_steps = n_steps or np.clip(25 * math.sqrt(len(loader.mean)), 600, 20_000)
+    return max_epochs or math.ceil(n_steps / len(loader))
 
 
-def _read_epochs(max_epochs: int | Mapping[str, int] | None) -> dict[str, int | None]:
+def _read_epochs(max_epochs: int | Mapping[str, int] | None, stages: Sequence[str]) -> dict[str, int | None]:
     if isinstance(max_epochs, Mapping):
-        unknown = [name for name in max_epochs if name not in STAGES]
+        unknown = [name for name in max_epochs if name not in stages]
         if unknown:
-            raise ValueError(f"max_epochs has no stage {unknown[0]!r}. The stages are 'autoencoder' and 'diffusion'.")
-        epochs = {stage: max_epochs.get(stage) for stage in STAGES}
+            raise ValueError(f"max_epochs has no stage {unknown[0]!r}. The stages are {name_some(stages)}.")
+        epochs = {stage: max_epochs.get(stage) for stage in stages}
     else:
-        epochs = dict.fromkeys(STAGES, max_epochs)
+        epochs = dict.fromkeys(stages, max_epochs)
     for stage, number in epochs.items():
         if number is not None and (number != int(number) or number < 0):
             raise ValueError(f"max_epochs of the {stage} must be a whole number, 0 or more; got {number!r}.")

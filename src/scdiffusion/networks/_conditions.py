@@ -1,15 +1,14 @@
-"""Conditions of cells, and encoders that make one vector per cell of them."""
+"""Conditions of cells: what each is, or is to be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from scdiffusion._registry import Registry
-
-condition_encoders = Registry("condition encoder")
+#: Codes of no category: the model chooses; the cell is to be like the profile of its condition key.
+LEFT_TO_MODEL, AS_GIVEN = -1, -2
 
 
 class Conditions:
@@ -21,10 +20,14 @@ class Conditions:
     Parameters
     ----------
     codes
-        Category codes, `(n_cells, n_categorical)`; -1 where left to the model.
+        Category codes, `(n_cells, n_categorical)`; -1 where left to the model, -2 where the cell is to be like the
+        profile of the key.
     values
         Values of continuous conditions, standardised over the training cells, `(n_cells, n_continuous)`; NaN where
         left to the model. None where there are no continuous conditions.
+    profiles
+        By position of a categorical key: mean log-normalised expression, `(n_genes,)`, given in place of a category.
+        Only some condition encoders can read it (:class:`MeanExpressionConditions`).
 
     Examples
     --------
@@ -38,20 +41,24 @@ class Conditions:
             [False, False, False]])
     """
 
-    def __init__(self, codes: Tensor, values: Tensor | None = None) -> None:
+    def __init__(
+        self, codes: Tensor, values: Tensor | None = None, profiles: Mapping[int, Tensor] | None = None
+    ) -> None:
         self.codes = codes
         self.values = torch.empty((len(codes), 0), device=codes.device) if values is None else values
+        self.profiles = dict(profiles or {})
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, cells: slice | Tensor) -> Conditions:
         """The conditions of some of the cells."""
-        return Conditions(self.codes[cells], self.values[cells])
+        return Conditions(self.codes[cells], self.values[cells], self.profiles)
 
     def to(self, device: torch.device | str) -> Conditions:
         """The same conditions on another device."""
-        return Conditions(self.codes.to(device), self.values.to(device))
+        profiles = {key: profile.to(device) for key, profile in self.profiles.items()}
+        return Conditions(self.codes.to(device), self.values.to(device), profiles)
 
     @property
     def device(self) -> torch.device:
@@ -61,7 +68,7 @@ class Conditions:
     @property
     def asked(self) -> Tensor:
         """Which conditions are not left to the model, `(n_cells, n_keys)`."""
-        return torch.cat([self.codes >= 0, ~self.values.isnan()], 1)
+        return torch.cat([self.codes != LEFT_TO_MODEL, ~self.values.isnan()], 1)
 
     def column(self, key: int) -> Tensor:
         """Codes or values of one key, `(n_cells,)`."""
@@ -86,64 +93,7 @@ class Conditions:
     def _masked(self, hidden: Tensor) -> Conditions:
         n_categorical = self.codes.shape[1]
         return Conditions(
-            self.codes.masked_fill(hidden[:, :n_categorical], -1),
+            self.codes.masked_fill(hidden[:, :n_categorical], LEFT_TO_MODEL),
             self.values.masked_fill(hidden[:, n_categorical:], torch.nan),
+            self.profiles,
         )
-
-
-class NumberEmbedding(nn.Module):
-    """A small network from a number to a vector, so that numbers between those of training have one too.
-
-    NaN, a number left to the model, has a learned vector of its own.
-    """
-
-    def __init__(self, n_hidden: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(1, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_hidden))
-        self.missing = nn.Parameter(0.5 * torch.randn(n_hidden))
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Embed numbers, `(n_cells,)`, as `(n_cells, n_hidden)`."""
-        return torch.where(value.isnan()[:, None], self.missing, self.layers(value.nan_to_num()[:, None]))
-
-
-@condition_encoders.register("embedding")
-class EmbeddingConditions(nn.Module):
-    """One learned vector per category, and a learned curve of vectors per continuous key, summed over the keys.
-
-    Each key has one vector more, which stands for "left to the model": it is what the network learns from when a
-    condition is dropped in training.
-
-    Parameters
-    ----------
-    n_categories
-        Number of categories of each categorical key; may be empty.
-    n_hidden
-        Length of the vectors.
-    n_continuous
-        Number of continuous keys.
-
-    Examples
-    --------
-    >>> import torch
-    >>> encoder = EmbeddingConditions([3, 2], n_hidden=16)
-    >>> encoder(Conditions(torch.tensor([[0, 1], [2, -1]]))).shape
-    torch.Size([2, 16])
-    """
-
-    def __init__(self, n_categories: Sequence[int], n_hidden: int, n_continuous: int = 0) -> None:
-        super().__init__()
-        self.n_hidden = n_hidden
-        self.embeddings = nn.ModuleList(nn.Embedding(n + 1, n_hidden) for n in n_categories)
-        for embedding in self.embeddings:
-            nn.init.normal_(embedding.weight, std=0.5)
-        self.curves = nn.ModuleList(NumberEmbedding(n_hidden) for _ in range(n_continuous))
-
-    def forward(self, conditions: Conditions) -> Tensor:
-        """Embed conditions as `(n_cells, n_hidden)`."""
-        total = torch.zeros(len(conditions), self.n_hidden, device=conditions.device)
-        for column, embedding in zip(conditions.codes.T, self.embeddings, strict=True):
-            total = total + embedding(torch.where(column < 0, embedding.num_embeddings - 1, column))
-        for column, curve in zip(conditions.values.T, self.curves, strict=True):
-            total = total + curve(column)
-        return total

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 
 from scdiffusion._registry import Registry
 
+from ._condition_encoders import ConditionEncoder
 from ._conditions import Conditions
+from ._fusion import fusions
 
 denoisers = Registry("denoiser")
 
 
 class TimestepEncoder(nn.Module):
-    """Sines and cosines of the timestep, from the whole length of the process down to single steps, then a small MLP."""
+    """Sines and cosines of the timestep, of periods from `longest` timesteps down to single ones, then a small MLP."""
 
-    def __init__(self, n_hidden: int, n_timesteps: int, n_frequencies: int = 32) -> None:
+    def __init__(self, n_hidden: int, longest: int, n_frequencies: int = 32) -> None:
         super().__init__()
-        frequencies = torch.logspace(0, math.log10(n_timesteps), n_frequencies) / n_timesteps
+        frequencies = torch.logspace(0, math.log10(longest), n_frequencies) / longest
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * n_frequencies, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_hidden))
 
@@ -33,10 +35,10 @@ class TimestepEncoder(nn.Module):
 class ResidualBlock(nn.Module):
     """Two linear layers added to their input, scaled and shifted by the timestep and condition; starts as identity."""
 
-    def __init__(self, n_hidden: int, dropout: float) -> None:
+    def __init__(self, n_hidden: int, n_context: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(n_hidden, elementwise_affine=False)
-        self.modulation = nn.Linear(n_hidden, 2 * n_hidden)
+        self.modulation = nn.Linear(n_context, 2 * n_hidden)
         self.first = nn.Linear(n_hidden, n_hidden)
         self.dropout = nn.Dropout(dropout)
         self.second = nn.Linear(n_hidden, n_hidden)
@@ -58,7 +60,7 @@ class ResidualMLP(nn.Module):
     n_features
         Length of the latents.
     condition_encoder
-        Module from :class:`Conditions` to vectors of length `n_hidden`.
+        Gives one vector per cell, whose length, its `n_hidden`, the timestep's vector has too.
     n_hidden
         Width.
     n_layers
@@ -67,6 +69,8 @@ class ResidualMLP(nn.Module):
         Number of timesteps of the process.
     dropout
         Dropout rate inside the blocks.
+    fusion
+        How the vectors of timestep and conditions become one: `"add"`, `"concat"` or `"attention"`.
 
     Examples
     --------
@@ -80,17 +84,20 @@ class ResidualMLP(nn.Module):
     def __init__(
         self,
         n_features: int,
-        condition_encoder: nn.Module,
+        condition_encoder: ConditionEncoder,
         n_hidden: int = 256,
         n_layers: int = 3,
         n_timesteps: int = 1000,
         dropout: float = 0.1,
+        fusion: str = "add",
     ) -> None:
         super().__init__()
+        n_context = condition_encoder.n_hidden
         self.condition_encoder = condition_encoder
-        self.timestep_encoder = TimestepEncoder(n_hidden, n_timesteps)
+        self.timestep_encoder = TimestepEncoder(n_context, n_timesteps)
+        self.fusion = fusions.resolve(fusion, n_hidden=n_context)
         self.input = nn.Linear(n_features, n_hidden)
-        self.blocks = nn.ModuleList(ResidualBlock(n_hidden, dropout) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(ResidualBlock(n_hidden, n_context, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(n_hidden)
         self.output = nn.Linear(n_hidden, n_features)
         nn.init.zeros_(self.output.weight)
@@ -112,7 +119,7 @@ class ResidualMLP(nn.Module):
         -------
         `(n_cells, n_features)`.
         """
-        context = F.silu(self.timestep_encoder(t) + self.condition_encoder(conditions))
+        context = F.silu(self.fusion(self.timestep_encoder(t), self.condition_encoder(conditions)))
         h = self.input(x_t)
         for block in self.blocks:
             h = block(h, context)

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scdiffusion.metrics._checks import to_seed
-from scdiffusion.model._checks import name_some
+from scdiffusion.model._messages import name_some
 from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import finish, make_axes, read_pair
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from scdiffusion.metrics import joint_pca, reference_pca
 from scdiffusion.metrics._checks import to_seed
-from scdiffusion.model._checks import did_you_mean
+from scdiffusion.model._messages import did_you_mean
 
 AXES = {"umap": "UMAP", "tsne": "t-SNE ", "pca": "PC"}
 N_COMPONENTS = 15

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from scdiffusion.model._checks import did_you_mean, name_some
+from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import BACKGROUND, COMPACT, GREY, MODELS, finish, make_axes
 

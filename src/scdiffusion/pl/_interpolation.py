@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from sklearn.neighbors import NearestNeighbors
 
-from scdiffusion.model._checks import did_you_mean
+from scdiffusion.model._messages import did_you_mean
 from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._embedding import check_basis, components, draw_dots, embed, frame, sample
 from scdiffusion.pl._utils import (

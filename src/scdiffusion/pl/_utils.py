@@ -20,7 +20,7 @@ from scipy import sparse
 
 from scdiffusion.metrics import log_normalise
 from scdiffusion.metrics._checks import as_matrix
-from scdiffusion.model._checks import did_you_mean, name_some
+from scdiffusion.model._messages import did_you_mean, name_some
 
 # Colours of Okabe and Ito, which colour-blind readers tell apart; the first two differ in lightness as well.
 REAL, GENERATED = "#0072B2", "#E69F00"

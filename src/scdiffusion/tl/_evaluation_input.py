@@ -12,11 +12,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from scdiffusion.metrics import log_normalise
-from scdiffusion.model._checks import did_you_mean, name_some
+from scdiffusion.model._expression_checks import MAX_LOG_VALUE
+from scdiffusion.model._messages import did_you_mean, name_some
 
 MIN_SHARED_GENES = 50
-# log(1 + x) of a cell scaled to a million counts stays below 14; more than this was never log-transformed
-MAX_LOG_VALUE = 30
 
 
 @dataclass(frozen=True)

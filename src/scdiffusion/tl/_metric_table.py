@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scdiffusion import metrics as m
-from scdiffusion.model._checks import did_you_mean
+from scdiffusion.model._messages import did_you_mean
 
 # weaker regularisation overfits the few hundred cells of a small type
 _TYPE_C = 0.1

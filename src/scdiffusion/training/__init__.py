@@ -1,14 +1,15 @@
 """Training: one Lightning module per stage, and what feeds and runs them."""
 
 from ._fit import auto_precision, fit_stage
-from ._loaders import CountLoader, FixedLatents, LatentLoader
-from ._stages import AutoencoderStage, ClassifierStage, DiffusionStage, Stage
+from ._loaders import ExpressionLoader, FixedLatents, LatentLoader
+from ._stages import LR_DECAYS, AutoencoderStage, ClassifierStage, DiffusionStage, Stage
 
 __all__ = [
+    "LR_DECAYS",
     "AutoencoderStage",
     "ClassifierStage",
-    "CountLoader",
     "DiffusionStage",
+    "ExpressionLoader",
     "FixedLatents",
     "LatentLoader",
     "Stage",

@@ -1,4 +1,4 @@
-"""Minibatches: counts straight from a sparse matrix, latents from one tensor in memory."""
+"""Minibatches: expression straight from a sparse matrix, latents from one tensor in memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MOST_BATCHES = 400
 _LEAST_BATCHES = 25
 
 
-class CountLoader:
-    """Dense minibatches of counts from a CSR matrix, with their batch codes.
+class ExpressionLoader:
+    """Dense minibatches of expression from a CSR matrix, with their batch codes.
 
     Parameters
     ----------
-    counts
+    expression
         `(n_cells, n_genes)`.
     batch
         Batch codes, `(n_cells,)`; None where there are no batches.
@@ -32,12 +32,12 @@ class CountLoader:
         Whether each epoch goes through the cells in a new random order.
     """
 
-    def __init__(self, counts: sp.csr_matrix, batch: np.ndarray | None, batch_size: int, *, shuffle: bool) -> None:
-        self.counts, self.batch, self.batch_size, self.shuffle = counts, batch, batch_size, shuffle
+    def __init__(self, expression: sp.csr_matrix, batch: np.ndarray | None, batch_size: int, *, shuffle: bool) -> None:
+        self.expression, self.batch, self.batch_size, self.shuffle = expression, batch, batch_size, shuffle
         self._pending = np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
-        n_batches = -(-self.counts.shape[0] // self.batch_size)
+        n_batches = -(-self.expression.shape[0] // self.batch_size)
         return min(n_batches, _MOST_BATCHES) if self.shuffle else n_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -46,14 +46,14 @@ class CountLoader:
                 cells = self._next_random()
             else:
                 start = step * self.batch_size
-                cells = np.arange(start, min(start + self.batch_size, self.counts.shape[0]))
-            x = torch.from_numpy(self.counts[cells].toarray())
+                cells = np.arange(start, min(start + self.batch_size, self.expression.shape[0]))
+            x = torch.from_numpy(self.expression[cells].toarray())
             yield x, None if self.batch is None else torch.from_numpy(self.batch[cells])
 
     def _next_random(self) -> np.ndarray:
         """The next cells of an endless sequence of permutations, drawn from torch's generator."""
         while len(self._pending) < self.batch_size:
-            self._pending = np.concatenate([self._pending, torch.randperm(self.counts.shape[0]).numpy()])
+            self._pending = np.concatenate([self._pending, torch.randperm(self.expression.shape[0]).numpy()])
         cells, self._pending = self._pending[: self.batch_size], self._pending[self.batch_size :]
         return np.sort(cells)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,20 @@ from scdiffusion.networks import Conditions
 
 _KL_WARMUP_STEPS = 50
 _LR_WARMUP_SHARE = 0.05
+
+
+def _cosine(step: int, n_steps: int) -> float:
+    n_warmup = max(1, int(_LR_WARMUP_SHARE * n_steps))
+    progress = min(1.0, step / n_steps)
+    return min(1.0, (step + 1) / n_warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _linear(step: int, n_steps: int) -> float:
+    return max(0.0, 1 - step / n_steps)
+
+
+#: What the learning rate is multiplied with at a step, of so many.
+LR_DECAYS: dict[str, Callable[[int, int], float]] = {"cosine": _cosine, "linear": _linear}
 
 
 class Stage(LightningModule):
@@ -49,7 +64,7 @@ class Stage(LightningModule):
 
 
 class AutoencoderStage(Stage):
-    r"""Trains an autoencoder by reconstruction loss and weighted Kullback-Leibler divergence.
+    r"""Trains an autoencoder by reconstruction loss and, if variational, weighted Kullback-Leibler divergence.
 
     Parameters
     ----------
@@ -71,7 +86,7 @@ class AutoencoderStage(Stage):
         self,
         autoencoder: nn.Module,
         *,
-        kl_weight: float,
+        kl_weight: float = 0.5,
         lr: float = 2e-4,
         dispersion_lr: float = 1e-3,
         weight_decay: float = 1e-4,
@@ -79,18 +94,22 @@ class AutoencoderStage(Stage):
         super().__init__("autoencoder", autoencoder)
         self.kl_weight, self.lr, self.dispersion_lr, self.weight_decay = kl_weight, lr, dispersion_lr, weight_decay
 
-    def _losses(self, batch: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
-        counts, codes = batch
-        mean, log_variance = (values.float() for values in self.network.encode(counts))
+    def _losses(self, batch: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+        expression, codes = batch
+        mean, log_variance = (values.float() for values in self.network.encode(expression))
         latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        return self.network.loss(counts, latents, codes).mean(), divergence
+        divergence = None
+        if self.network.variational:
+            divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        return self.network.loss(expression, latents, codes).mean(), divergence
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], _: int) -> Tensor:
         """Loss of a minibatch."""
         reconstruction, divergence = self._losses(batch)
-        warmup = min(1.0, (self.global_step + 1) / _KL_WARMUP_STEPS)
         self.log_epoch(self.train_loss, reconstruction.detach(), len(batch[0]))
+        if divergence is None:
+            return reconstruction
+        warmup = min(1.0, (self.global_step + 1) / _KL_WARMUP_STEPS)
         self.log_epoch("autoencoder_kl", divergence.detach(), len(batch[0]))
         return reconstruction + warmup * self.kl_weight * divergence
 
@@ -102,9 +121,10 @@ class AutoencoderStage(Stage):
         self.log_epoch(self.validation_loss, reconstruction, len(batch[0]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW, dispersions apart."""
-        dispersions = [p for name, p in self.network.named_parameters() if name == "log_dispersion"]
-        weights = [p for name, p in self.network.named_parameters() if name != "log_dispersion"]
+        """AdamW of what is not frozen, dispersions apart."""
+        trained = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
+        dispersions = [p for name, p in trained if name == "log_dispersion"]
+        weights = [p for name, p in trained if name != "log_dispersion"]
         groups: list[dict[str, Any]] = [{"params": weights, "lr": self.lr, "weight_decay": self.weight_decay}]
         if dispersions:
             groups.append({"params": dispersions, "lr": self.dispersion_lr, "weight_decay": 0.0})
@@ -121,9 +141,11 @@ class LatentStage(Stage):
     process
         The :class:`~scdiffusion.diffusion.DiffusionProcess`.
     n_steps
-        Number of steps that the learning rate's warm-up and cosine decay are stretched over.
+        Number of steps that the learning rate's decay is stretched over.
     lr, weight_decay
         Of AdamW.
+    lr_decay
+        `"cosine"`, after a short warm-up, or `"linear"`.
     ema_decay
         Decay of the moving average; it starts lower, so that the first steps are forgotten.
     """
@@ -136,10 +158,12 @@ class LatentStage(Stage):
         *,
         n_steps: int,
         lr: float,
+        lr_decay: str,
         weight_decay: float,
         ema_decay: float,
     ) -> None:
         super().__init__(name, network)
+        self.lr_decay = LR_DECAYS[lr_decay]
         self.process = process
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
         self.n_steps, self.lr, self.weight_decay, self.ema_decay = n_steps, lr, weight_decay, ema_decay
@@ -162,17 +186,11 @@ class LatentStage(Stage):
         return self.average.state_dict()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW under a short linear warm-up and a cosine decay."""
+        """AdamW under the learning rate's decay."""
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=True
         )
-        n_warmup = max(1, int(_LR_WARMUP_SHARE * self.n_steps))
-
-        def factor(step: int) -> float:
-            progress = min(1.0, step / self.n_steps)
-            return min(1.0, (step + 1) / n_warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_decay(step, self.n_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -187,8 +205,8 @@ class DiffusionStage(LatentStage):
         The :class:`~scdiffusion.diffusion.DiffusionProcess`.
     condition_dropout
         Probability that a condition is hidden from the network, each key on its own.
-    n_steps, lr, weight_decay, ema_decay
-        As for :class:`LatentStage`.
+    **optimisation
+        `n_steps`, `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
     """
 
     def __init__(
@@ -196,15 +214,10 @@ class DiffusionStage(LatentStage):
         denoiser: nn.Module,
         process: DiffusionProcess,
         *,
-        n_steps: int,
         condition_dropout: float,
-        lr: float = 3e-3,
-        weight_decay: float = 1e-4,
-        ema_decay: float = 0.998,
+        **optimisation: Any,
     ) -> None:
-        super().__init__(
-            "diffusion", denoiser, process, n_steps=n_steps, lr=lr, weight_decay=weight_decay, ema_decay=ema_decay
-        )
+        super().__init__("diffusion", denoiser, process, **optimisation)
         self.condition_dropout = condition_dropout
 
     def training_step(self, batch: tuple[Tensor, Conditions], _: int) -> Tensor:
@@ -236,8 +249,8 @@ class ClassifierStage(LatentStage):
         The :class:`~scdiffusion.diffusion.DiffusionProcess`.
     key
         Position of the condition key.
-    n_steps, lr, weight_decay, ema_decay
-        As for :class:`LatentStage`.
+    **optimisation
+        `n_steps`, `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
     """
 
     n_levels = 10
@@ -249,14 +262,9 @@ class ClassifierStage(LatentStage):
         process: DiffusionProcess,
         *,
         key: int,
-        n_steps: int,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-2,
-        ema_decay: float = 0.998,
+        **optimisation: Any,
     ) -> None:
-        super().__init__(
-            name, classifier, process, n_steps=n_steps, lr=lr, weight_decay=weight_decay, ema_decay=ema_decay
-        )
+        super().__init__(name, classifier, process, **optimisation)
         self.key = key
 
     def _output(self, network: nn.Module, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -9,15 +9,23 @@ from ._base import Sampler, samplers
 
 @samplers.register("ddpm")
 class DDPMSampler(Sampler):
-    """Ancestral sampling: the reverse Markov chain with the posterior's own variance.
+    """Ancestral sampling: the reverse Markov chain.
 
     With fewer steps than timesteps the chain is that of the chosen timesteps alone, with their variances
     (Nichol & Dhariwal, section 4).
 
+    Parameters
+    ----------
+    variance_weight
+        Where the variance of a step lies between the posterior's own, beta~ (0), and that of the forward step, beta
+        (1), on a logarithmic scale: ``exp(w log beta + (1 - w) log beta~)``. scDiffusion uses 0.5. Its equation 3 is
+        printed as ``exp(w beta + (1 - w) beta~)``, which is never below 1 and cannot be meant.
+
     References
     ----------
     Ho et al., *Denoising Diffusion Probabilistic Models*, NeurIPS 2020, algorithm 2.
-    Nichol & Dhariwal, *Improved Denoising Diffusion Probabilistic Models*, ICML 2021, equation 19.
+    Nichol & Dhariwal, *Improved Denoising Diffusion Probabilistic Models*, ICML 2021, equations 15 and 19.
+    Luo et al., *scDiffusion*, Bioinformatics 2024, equation 3.
 
     Examples
     --------
@@ -30,6 +38,11 @@ class DDPMSampler(Sampler):
     """
 
     default_n_steps = 1000
+
+    def __init__(self, variance_weight: float = 0.0) -> None:
+        if not 0 <= variance_weight <= 1:
+            raise ValueError(f"variance_weight must be between 0 (beta~) and 1 (beta); got {variance_weight!r}.")
+        self.variance_weight = variance_weight
 
     def integrate(self, denoise, x, alpha, sigma, generator):
         """Follow Ho et al.'s algorithm 2."""
@@ -44,6 +57,7 @@ class DDPMSampler(Sampler):
             )
             if i == last:  # no noise in the last step (Ho, algorithm 2, line 3)
                 return mean
-            variance = (1 - a_bar_next) / (1 - a_bar) * beta  # Ho, eq. 7
+            shrinkage = (1 - a_bar_next) / (1 - a_bar)  # beta~ / beta (Ho, eq. 7)
+            variance = beta * shrinkage ** (1 - self.variance_weight)  # Nichol & Dhariwal, eq. 15
             z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             x = mean + math.sqrt(variance) * z  # Ho, algorithm 2, line 4

@@ -1,0 +1,204 @@
+"""How `SCDiffusion` turns cells into latents, and latents into expression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from torch import Tensor
+
+from scdiffusion.model._module import DECODING_BLOCK
+
+
+class LatentMixin:
+    """Encoding cells, and decoding latents."""
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        give_mean: bool = True,
+        rng: int | None = 0,
+    ) -> np.ndarray:
+        """Latents of cells, standardised over the training cells unless `standardise_latents=False`.
+
+        Parameters
+        ----------
+        adata
+            Cells with the genes of the training data; by default the training data.
+        indices
+            Which cells; by default all.
+        give_mean
+            Whether to give the means of the posterior, or one sample of it per cell.
+        rng
+            Seed of the samples.
+
+        Returns
+        -------
+        `(n_cells, n_latent)`; keep it in `adata.obsm["X_scdiffusion"]`, or let :func:`scdiffusion.tl.latent` do it.
+        """
+        self._require_trained("get_latent_representation")
+        mean, log_variance, log_library, _ = self._encode(adata, indices)
+        generator = None if give_mean else _generator(rng)
+        return self._latents(mean, log_variance, log_library, generator).cpu().numpy()
+
+    def posterior_predictive_sample(
+        self,
+        adata: AnnData | None = None,
+        n_samples: int = 1,
+        batch_size: int | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        rng: int | None = 0,
+    ) -> Any:
+        """Encode cells, draw from their posterior, decode and draw: the ceiling of what can be generated.
+
+        Has the signature that :class:`scvi.criticism.PosteriorPredictiveCheck` calls.
+
+        Parameters
+        ----------
+        adata
+            Cells with the genes of the training data; by default the training data.
+        n_samples
+            Number of draws of each cell.
+        batch_size
+            Ignored; cells are decoded in blocks of one size, whatever it says.
+        indices
+            Which cells; by default all.
+        rng
+            Seed.
+
+        Returns
+        -------
+        Expression, :class:`sparse.GCXS`, `(n_cells, n_genes)`, with a third axis if `n_samples` is above 1.
+        """
+        import sparse
+
+        self._require_trained("posterior_predictive_sample")
+        of_latents, of_expression = _generator(rng), _generator(rng, self.device)
+        mean, log_variance, log_library, batch = self._encode(adata, indices)
+        draws = []
+        for _ in range(n_samples):
+            latents = self._latents(mean, log_variance, log_library, of_latents)
+            blocks = self._draw(latents, log_library.to(self.device), batch, of_expression)
+            draws.append(sparse.COO.from_scipy_sparse(sp.vstack(blocks, format="csr")))
+        return sparse.GCXS.from_coo(draws[0] if n_samples == 1 else sparse.stack(draws, axis=-1))
+
+    def _encode(
+        self, adata: AnnData | None, indices: Sequence[int] | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Means and log-variances of the latents of cells, log library sizes `(n_cells, n_library)`, and batch codes."""
+        adata = self._validate_anndata(adata)
+        manager = self.get_anndata_manager(adata, required=True)
+        expression = self._expression(manager)
+        codes, _ = self._registered_conditions(manager)
+        if indices is not None:
+            expression, codes = expression[np.asarray(indices)], codes[np.asarray(indices)]
+        batch = torch.from_numpy(codes[:, -1]).to(self.device) if self.batch_key else None
+        return *self._posteriors(expression), batch
+
+    def _latents(
+        self, mean: Tensor, log_variance: Tensor, log_library: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Standardised means of posteriors, or samples where there is a generator, `(n_cells, n_latent)`."""
+        if generator is not None:
+            mean = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
+        return self.module.standardise(mean.to(self.device), log_library.to(self.device))[:, : mean.shape[1]]
+
+    @torch.inference_mode()
+    def decode(
+        self, latents: np.ndarray, *, library_size: float | Sequence[float] | None = None, batch: str | None = None
+    ) -> np.ndarray:
+        """Expected counts, or log-normalised expression, of given latents.
+
+        How a cell is decoded never depends on the cells beside it: `decode(a)` equals the first rows of `decode(a and
+        b)` bit for bit.
+
+        Parameters
+        ----------
+        latents
+            Latents as :meth:`get_latent_representation` and :meth:`generate` give them, `(n_cells, n_latent)`.
+        library_size
+            Expected total counts, for all cells or per cell; by default the training cells' geometric mean.
+        batch
+            Category of the batch key; by default the largest batch.
+
+        Returns
+        -------
+        `(n_cells, n_genes)`.
+        """
+        self._require_trained("decode")
+        z = torch.as_tensor(np.asarray(latents), dtype=torch.float32, device=self.device)
+        if z.ndim != 2 or z.shape[1] != self.module.autoencoder.n_latent:
+            raise ValueError(
+                f"latents must be (n_cells, {self.module.autoencoder.n_latent}), as get_latent_representation gives them; "
+                f"got {tuple(z.shape)}."
+            )
+        _, typical = self.module.split(torch.zeros((len(z), self.module.n_features), device=z.device))
+        log_library = self._log_library(typical, self._read_library_size(library_size, len(z)))
+        codes = None
+        if self.batch_key:
+            column = self.composition.keys.index(self.batch_key)
+            totals = np.bincount(self.composition.combinations[:, column], weights=self.composition.n_cells)
+            code = self.composition.code(self.batch_key, batch) if batch is not None else int(totals.argmax())
+            codes = torch.full((len(z),), code, device=z.device)
+        parts = [
+            self.module.decode(z[rows], log_library[rows], None if codes is None else codes[rows]).mean.cpu()
+            for rows in _blocks(len(z))
+        ]
+        return torch.cat(parts).numpy() if parts else np.empty((0, self.module.autoencoder.n_genes), np.float32)
+
+    def _require_trained(self, what: str) -> None:
+        if not self.is_trained_:
+            raise ValueError(f"The model is not trained yet: call model.train() before model.{what}().")
+
+    def _read_library_size(self, library_size: float | Sequence[float] | None, n_cells: int) -> np.ndarray | None:
+        if library_size is None:
+            return None
+        if not self.module.n_library:
+            raise ValueError("This model's log-normalised expression has no library size: leave library_size out.")
+        sizes = np.asarray(library_size, dtype=np.float64)
+        if sizes.ndim > 1 or (sizes.ndim == 1 and len(sizes) != n_cells):
+            raise ValueError(f"library_size must be one number or one per cell ({n_cells}); got shape {sizes.shape}.")
+        if not (np.isfinite(sizes) & (sizes > 0)).all():
+            raise ValueError("library_size must hold positive, finite numbers of counts.")
+        return np.broadcast_to(sizes, (n_cells,))
+
+    def _log_library(self, drawn: Tensor, given: np.ndarray | None) -> Tensor:
+        """Log library sizes of cells, `(n_cells, n_library)`, as given or drawn, these within the range of training."""
+        if given is not None:
+            return torch.as_tensor(np.log(given), dtype=torch.float32, device=drawn.device)[:, None]
+        return drawn.clamp(*np.log(self.library_range_))
+
+    @torch.inference_mode()
+    def _draw(
+        self, latents: Tensor, log_library: Tensor, batch: Tensor | None, generator: torch.Generator
+    ) -> list[sp.csr_matrix]:
+        """Draw expression block by block, so that only one block of cells by genes is ever dense."""
+        drawn, likelihood = [], self.module.autoencoder.likelihood
+        for rows in _blocks(len(latents)):
+            parameters = self.module.decode(latents[rows], log_library[rows], None if batch is None else batch[rows])
+            cells, genes, values = likelihood.draw(parameters, generator)
+            per_cell = torch.bincount(cells, minlength=len(latents[rows]))
+            indptr = np.concatenate([[0], per_cell.cumsum(0).cpu().numpy()])
+            shape = (len(latents[rows]), self.module.autoencoder.n_genes)
+            entries = values.to(likelihood.dtype).cpu().numpy(), genes.to(torch.int32).cpu().numpy()
+            drawn.append(sp.csr_matrix((*entries, indptr), shape))
+        return drawn
+
+
+def _blocks(n_cells: int) -> list[slice]:
+    return [slice(start, min(start + DECODING_BLOCK, n_cells)) for start in range(0, n_cells, DECODING_BLOCK)]
+
+
+def _generator(rng: int | None, device: torch.device | str = "cpu") -> torch.Generator:
+    generator = torch.Generator(device)
+    if rng is None:
+        generator.seed()
+        return generator
+    return generator.manual_seed(rng)
