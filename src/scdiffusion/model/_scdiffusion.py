@@ -24,11 +24,12 @@ from scdiffusion.model._constants import Key
 from scdiffusion.model._generation import GenerationMixin
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._presets import module_settings, read_preset
+from scdiffusion.model._refining import RefiningMixin
 from scdiffusion.model._saving import SavingMixin
 from scdiffusion.model._training import TrainingMixin
 
 
-class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, SavingMixin, BaseModelClass):
+class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, RefiningMixin, SavingMixin, BaseModelClass):
     """Latent diffusion model of single-cell counts, which generates cells under any conditions.
 
     An autoencoder maps cells to latents; a diffusion model learns how latents and library size are distributed, given
