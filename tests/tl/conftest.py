@@ -9,21 +9,22 @@ import scipy.sparse as sp
 import scdiffusion as scd
 
 N_GENES = 80
-STAGES = {"early": 0.0, "mid": 1.0, "late": 2.0, "last": 3.0}
+STAGES = ["early", "mid", "late", "last"]
 
 
-def develop(n_cells: int, seed: int) -> ad.AnnData:
+def develop(n_cells: int, *, continuous: bool = False) -> ad.AnnData:
     """Twenty genes rise by a factor of e per stage, twenty fall; twenty others differ between two donors."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     stage, donor = rng.integers(len(STAGES), size=n_cells), rng.integers(2, size=n_cells)
+    time = rng.uniform(0, 3, n_cells) if continuous else stage.astype(float)
     logs = np.full((n_cells, N_GENES), np.log(5.0)) + rng.normal(0, 0.3, (n_cells, 1)) * np.linspace(-1, 1, N_GENES)
-    logs[:, :20] += stage[:, None] - 1.5
-    logs[:, 20:40] -= stage[:, None] - 1.5
+    logs[:, :20] += time[:, None] - 1.5
+    logs[:, 20:40] -= time[:, None] - 1.5
     logs[:, 40:60] += 2.0 * donor[:, None] - 1
     obs = pd.DataFrame(
         {
-            "stage": pd.Categorical(np.array(list(STAGES))[stage], categories=list(STAGES), ordered=True),
-            "time": np.array(list(STAGES.values()))[stage],
+            "stage": pd.Categorical(np.array(STAGES)[stage], categories=STAGES, ordered=True),
+            "time": time,
             "donor": pd.Categorical(np.array(["A", "B"])[donor]),
             "chip": pd.Categorical(np.array(["x", "y"])[rng.integers(2, size=n_cells)]),
         },
@@ -36,7 +37,14 @@ def develop(n_cells: int, seed: int) -> ad.AnnData:
 @pytest.fixture(scope="session")
 def development() -> ad.AnnData:
     """Cells of all stages; models never see the second one."""
-    return develop(800, seed=0)
+    return develop(600)
+
+
+@pytest.fixture(scope="session")
+def continuum() -> ad.AnnData:
+    """Cells of one donor all along the way; their `stage` means nothing."""
+    cells = develop(600, continuous=True)
+    return cells[cells.obs["donor"] == "A"].copy()
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +55,7 @@ def without_mid(development) -> scd.SCDiffusion:
     scd.SCDiffusion.setup_anndata(
         train, condition_keys=["stage", "donor"], batch_key="chip", continuous_condition_keys="time"
     )
-    model = scd.SCDiffusion(train, n_latent=4, n_hidden=64, denoiser_hidden=128)
-    model.train(max_epochs={"autoencoder": 15, "diffusion": 25}, progress=False)
-    model.train_classifier(["stage", "time"], max_epochs=8, classifier_kwargs={"n_hidden": 64}, progress=False)
+    model = scd.SCDiffusion(train, n_latent=4, n_hidden=64, denoiser_hidden=64, denoiser_layers=2)
+    model.train(max_epochs={"autoencoder": 10, "diffusion": 12}, progress=False)
+    model.train_classifier(["stage", "time"], max_epochs=5, classifier_kwargs={"n_hidden": 64}, progress=False)
     return model

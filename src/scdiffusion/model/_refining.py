@@ -38,8 +38,9 @@ class RefiningMixin:
     ) -> AnnData:
         """Noise cells to a level of the process and denoise them: what they look like to the model.
 
-        What distinguishes a cell from others at less than the noise is drawn anew, what is larger stays. Low levels
-        clean cells of poor quality; high levels leave of a cell little more than its conditions.
+        What distinguishes a cell from others by less than the noise is drawn anew, given the rest and its conditions.
+        Low levels bring cells of poor quality nearer to good ones; high levels leave little of them but the conditions.
+        A refined cell is one draw of what it may be: for a best guess, average the latents of several.
 
         Parameters
         ----------
@@ -127,7 +128,7 @@ class RefiningMixin:
                     "version": version("scdiffusion"),
                     "level": float(level),
                     "sampler": type(sampler).__name__,
-                    "n_steps": "default" if n_steps is None else n_steps,
+                    "n_steps": sampler.default_n_steps if n_steps is None else n_steps,
                     "library_size": "drawn" if library is None else "given",
                     "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
                     "batch_size": batch_size,
