@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from scdiffusion.networks import (
+    Between,
     Conditions,
     EmbeddingConditions,
     NoConditions,
@@ -145,3 +146,22 @@ def test_bad_sizes_say_what_would_do():
         ResidualMLP(4, conditions, fusion="attention")
     with pytest.raises(ValueError, match="Unknown fusion 'sum'"):
         ResidualMLP(4, conditions, fusion="sum")
+
+
+def test_between_conditions_categories_meet_as_vectors_and_numbers_as_numbers():
+    torch.manual_seed(0)
+    encoder = EmbeddingConditions([3], 8, n_continuous=1)
+    source = Conditions(torch.tensor([[0], [1]]), torch.tensor([[1.0], [torch.nan]]))
+    target = Conditions(torch.tensor([[2], [1]]), torch.tensor([[5.0], [torch.nan]]))
+    between = Between(source, target, 0.25)
+    embedded = encoder(between)
+    vectors = encoder.embeddings[0].weight
+    expected = 0.75 * vectors[0] + 0.25 * vectors[2] + encoder.curves[0](torch.tensor([2.0]))[0]
+    torch.testing.assert_close(embedded[0], expected)
+    torch.testing.assert_close(embedded[1], encoder(target)[1])  # what is the same at both ends stays as it is
+    torch.testing.assert_close(encoder(between[1:].to("cpu"))[0], embedded[1])
+    assert between.asked.tolist() == [[True, True], [True, False]] and len(between) == 2
+    left = encoder(between.without(0, 1))
+    torch.testing.assert_close(left, encoder(source.without(0, 1)))
+    for weight, end in ((0.0, source), (1.0, target)):
+        torch.testing.assert_close(encoder(Between(source, target, weight)), encoder(end))

@@ -191,6 +191,9 @@ class SCDiffusionModule(BaseModuleClass):
         n_steps: int | None,
         generator: torch.Generator,
         guide: Guide | None = None,
+        *,
+        origin: Tensor | None = None,
+        level: float = 1.0,
     ) -> Tensor:
         """Draw what the diffusion has learned, to be taken apart by :meth:`split`.
 
@@ -204,18 +207,26 @@ class SCDiffusionModule(BaseModuleClass):
             Source of randomness on this module's device.
         guide
             How conditions are composed and guided; by default jointly and without guidance.
+        origin
+            Cells to start from, standardised, `(n_cells, n_latent + 1)`; by default pure noise.
+        level
+            Share of the process, above 0 and up to 1, that the origin is noised to and denoised from.
 
         Returns
         -------
         `(n_cells, n_features)`.
         """
         guide = Guide() if guide is None else guide
-        noise = torch.randn((len(conditions), self.n_features), generator=generator, device=conditions.device)
+        schedule, start = self.process.schedule, None
+        x = torch.randn((len(conditions), self.n_features), generator=generator, device=conditions.device)
+        if origin is not None:
+            start = schedule.level_to_timestep(level)
+            x = self.process.add_noise(origin, x, torch.full((len(x),), start, device=x.device))
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return self._limited(guide(self, x_t, t, conditions))
 
-        return sampler.sample(denoise, noise, self.process.schedule, n_steps, generator=generator)
+        return sampler.sample(denoise, x, schedule, n_steps, generator=generator, start=start)
 
     def estimate(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """The denoiser's estimate of x_0, `(n_cells, n_features)`, from noised latents at timesteps `(n_cells,)`."""

@@ -30,12 +30,15 @@ from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._presets import arguments_of, read_preset
 from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
 from scdiffusion.model._profiles import log_normalised, set_profiles
+from scdiffusion.model._refining import RefiningMixin
 from scdiffusion.model._saving import SavingMixin
 from scdiffusion.model._training import TrainingMixin
 from scdiffusion.networks import MeanExpressionConditions
 
 
-class SCDiffusion(TrainingMixin, ClassifierMixin, GenerationMixin, LatentMixin, SavingMixin, BaseModelClass):
+class SCDiffusion(
+    TrainingMixin, ClassifierMixin, GenerationMixin, RefiningMixin, LatentMixin, SavingMixin, BaseModelClass
+):
     """Latent diffusion model of single-cell expression, which generates cells under any conditions.
 
     An autoencoder maps cells to latents; a diffusion model learns how latents and library size are distributed, given

@@ -2,7 +2,7 @@
 
 from ._classifiers import CategoryClassifier, NoiseAwareClassifier, NumberRegressor
 from ._condition_encoders import ConditionEncoder, EmbeddingConditions, NoConditions, condition_encoders
-from ._conditions import AS_GIVEN, LEFT_TO_MODEL, Conditions
+from ._conditions import AS_GIVEN, LEFT_TO_MODEL, Between, Conditions
 from ._denoisers import ResidualMLP, denoisers
 from ._fusion import fusions
 from ._mean_expression import MeanExpressionConditions
@@ -12,6 +12,7 @@ from ._unet import UNet1d
 __all__ = [
     "AS_GIVEN",
     "LEFT_TO_MODEL",
+    "Between",
     "CategoryClassifier",
     "ConditionEncoder",
     "Conditions",

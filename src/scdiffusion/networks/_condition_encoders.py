@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scdiffusion._registry import Registry
 
-from ._conditions import Conditions
+from ._conditions import Between, Conditions
 
 condition_encoders = Registry("condition encoder")
 
@@ -60,6 +60,8 @@ class ConditionEncoder(nn.Module, ABC):
 
     def forward(self, conditions: Conditions) -> Tensor:
         """Embed conditions as `(n_cells, n_hidden)`."""
+        if isinstance(conditions, Between):
+            return torch.lerp(self(conditions.source), self(conditions.target), conditions.weight)
         total = torch.zeros(len(conditions), self.n_hidden, device=conditions.device)
         for vectors in self.of_categories(conditions):
             total = total + vectors

@@ -97,3 +97,47 @@ class Conditions:
             self.values.masked_fill(hidden[:, n_categorical:], torch.nan),
             self.profiles,
         )
+
+
+class Between(Conditions):
+    """Conditions on the way from one to another: numbers are interpolated, and of categories their vectors.
+
+    Parameters
+    ----------
+    source, target
+        Conditions of the same cells.
+    weight
+        0 at the source, 1 at the target.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ends = [Conditions(torch.tensor([[code]]), torch.tensor([[value]])) for code, value in ((0, 1.0), (2, 5.0))]
+    >>> Between(*ends, 0.25).values
+    tensor([[2.]])
+    """
+
+    def __init__(self, source: Conditions, target: Conditions, weight: float) -> None:
+        super().__init__(source.codes, torch.lerp(source.values, target.values, weight))
+        self.target_codes, self.weight = target.codes, weight
+
+    def __getitem__(self, cells: slice | Tensor) -> Between:
+        """The conditions of some of the cells."""
+        return Between(self.source[cells], self.target[cells], self.weight)
+
+    def to(self, device: torch.device | str) -> Between:
+        """The same conditions on another device."""
+        return Between(self.source.to(device), self.target.to(device), self.weight)
+
+    @property
+    def source(self) -> Conditions:
+        """Where the way begins, but for the numbers, which are those in between."""
+        return Conditions(self.codes, self.values)
+
+    @property
+    def target(self) -> Conditions:
+        """Where the way ends, but for the numbers, which are those in between."""
+        return Conditions(self.target_codes, self.values)
+
+    def _masked(self, hidden: Tensor) -> Between:
+        return Between(self.source._masked(hidden), self.target._masked(hidden), self.weight)

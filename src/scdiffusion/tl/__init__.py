@@ -1,6 +1,8 @@
 """Tools on AnnData, in scanpy's idiom."""
 
 from ._evaluate import evaluate
+from ._interpolation import FeatureInterpolation, Interpolation, Leg, interpolate
 from ._latent import latent
+from ._pseudotime import pseudotime
 
-__all__ = ["evaluate", "latent"]
+__all__ = ["FeatureInterpolation", "Interpolation", "Leg", "evaluate", "interpolate", "latent", "pseudotime"]

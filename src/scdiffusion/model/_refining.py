@@ -1,0 +1,174 @@
+"""How `SCDiffusion` generates from real cells: noised to a level of the process, and denoised from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from scdiffusion.diffusion import Sampler, samplers
+from scdiffusion.model._conditions import OBSERVED, fill_from_training, read_conditions
+from scdiffusion.model._constants import Key
+from scdiffusion.model._expression_checks import check_expression
+from scdiffusion.model._generation import _warn_of_extrapolation
+from scdiffusion.model._messages import name_some
+
+
+class RefiningMixin:
+    """Generating from real cells."""
+
+    def refine(
+        self,
+        adata: AnnData | None = None,
+        level: float = 0.3,
+        *,
+        obs_conditions: Any = OBSERVED,
+        sampler: str | Sampler | None = None,
+        n_steps: int | None = None,
+        library_size: float | Sequence[float] | None = None,
+        batch_size: int = 4096,
+        rng: int | np.random.Generator | None = None,
+        progress: bool = False,
+    ) -> AnnData:
+        """Noise cells to a level of the process and denoise them: what they look like to the model.
+
+        What distinguishes a cell from others by less than the noise is drawn anew, given the rest and its conditions.
+        Low levels bring cells of poor quality nearer to good ones; high levels leave little of them but the conditions.
+        A refined cell is one draw of what it may be: for a best guess, average the latents of several.
+
+        Parameters
+        ----------
+        adata
+            Cells with the genes of the training data, and expression in the same layer; by default the training cells.
+        level
+            Share of the process to noise the cells by, above 0 (their reconstruction) and up to 1 (nothing is left of
+            them, as in :meth:`generate`). How noisy a level is depends on the schedule: under the default one, the
+            signal has as much variance as the noise at 0.5.
+        obs_conditions
+            What the cells are to be. `"observed"`: what `adata.obs` says; a missing value or column is left to the
+            model. Else as for :meth:`generate`, one row per cell.
+        sampler, n_steps
+            As for :meth:`generate`.
+        library_size
+            Expected total counts, for all cells or per cell. By default that of the cell, denoised with it, so that
+            shallow cells stay shallow.
+        batch_size, rng, progress
+            As for :meth:`generate`.
+
+        Returns
+        -------
+        :class:`~anndata.AnnData` with the names of the cells, and otherwise as :meth:`generate` returns it.
+
+        Raises
+        ------
+        ValueError
+            If the model is not trained, genes or counts are missing, or an argument does not fit.
+
+        References
+        ----------
+        Luo et al. 2024 (scDiffusion), discussion. Meng et al., *SDEdit: Guided Image Synthesis and Editing with
+        Stochastic Differential Equations*, ICLR 2022.
+
+        Examples
+        --------
+        >>> import scdiffusion as scd
+        >>> adata = scd.datasets.pbmc68k_reduced()
+        >>> scd.SCDiffusion.setup_anndata(adata, layer="counts", condition_keys="bulk_labels")
+        >>> model = scd.SCDiffusion(adata)
+        >>> model.train(max_epochs=1, progress=False)
+        >>> refined = model.refine(adata[:5], level=0.2, library_size=2000, rng=0)
+        >>> bool((refined.obs_names == adata.obs_names[:5]).all())
+        True
+        """
+        self._require_trained("refine")
+        sampler = self._preset_sampler() if sampler is None else samplers.resolve(sampler)
+        self.module.process.schedule.level_to_timestep(level)
+        adata = self._cells_to_start_from(adata)
+        library = self._read_library_size(library_size, adata.n_obs)
+        seeds = np.random.default_rng(rng)
+        if isinstance(obs_conditions, str) and obs_conditions == OBSERVED:
+            obs_conditions = adata.obs[[key for key in self.composition.keys if key in adata.obs]]
+        plan = read_conditions(obs_conditions, adata.n_obs, self.composition, seeds)
+        _warn_of_extrapolation(plan, self.composition)
+        plan = fill_from_training(plan, self.composition, [self.batch_key] if self.batch_key else [], seeds)
+        conditions = self.module.conditions(torch.from_numpy(plan.codes), torch.from_numpy(plan.values))
+
+        latents, blocks = [], []
+        with tqdm(total=adata.n_obs, desc="Refining", unit="cell", disable=not progress) as bar:
+            for start in range(0, adata.n_obs, batch_size):
+                rows = slice(start, start + batch_size)
+                generator = self._generator(seeds)
+                chunk = conditions[rows].to(self.device)
+                origin = self._features(adata.X[rows], generator)
+                features = self.module.sample(chunk, sampler, n_steps, generator, origin=origin, level=level)
+                blocks.append(
+                    self._draw_expression(
+                        features,
+                        chunk.codes[:, -1] if self.batch_key else None,
+                        generator,
+                        None if library is None else library[rows],
+                    )
+                )
+                latents.append(self.module.split(features)[0].cpu().numpy())
+                bar.update(len(chunk))
+
+        return AnnData(
+            sp.vstack(blocks, format="csr"),
+            obs=self._obs(plan).set_axis(adata.obs_names),
+            var=self.var_.copy(),
+            obsm={Key.LATENT: np.concatenate(latents)},
+            uns={
+                Key.PROVENANCE: {
+                    "version": version("scdiffusion"),
+                    "level": float(level),
+                    "sampler": type(sampler).__name__,
+                    "n_steps": sampler.default_n_steps if n_steps is None else n_steps,
+                    "library_size": ("drawn" if library is None else "given") if self.module.n_library else "none",
+                    "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
+                    "batch_size": batch_size,
+                    "values": self.module.autoencoder.likelihood.values,
+                }
+            },
+        )
+
+    def _cells_to_start_from(self, adata: AnnData | None) -> AnnData:
+        """A new AnnData of the genes of training, in their order, with their expression in `X`, checked."""
+        if adata is None:
+            self._require_data()
+            adata = self.adata
+        layer, genes = self.registry_["setup_args"]["layer"], self.var_.index
+        missing = genes[~genes.isin(adata.var_names)]
+        if len(missing):
+            raise ValueError(
+                f"adata lacks {len(missing)} of the {len(genes)} genes that the model was trained on: "
+                f"{name_some(missing, 5)}. Its var_names begin with {name_some(adata.var_names[:3])}."
+            )
+        if not len(adata):
+            raise ValueError("adata holds no cells.")
+        X = check_expression(adata, layer, self.registry_["setup_args"]["values"])
+        columns = adata.var_names.get_indexer(genes)
+        return AnnData(sp.csr_matrix(X, dtype=np.float32)[:, columns], obs=adata.obs.copy())
+
+    def _features(self, expression: sp.csr_matrix, generator: torch.Generator) -> Tensor:
+        """What the diffusion sees of cells: a sample of each posterior and library sizes, standardised."""
+        mean, log_variance, log_library = (part.to(self.device) for part in self._posteriors(expression))
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        return self.module.standardise(mean + (0.5 * log_variance).exp() * noise, log_library)
+
+    def _draw_expression(
+        self, features: Tensor, batch: Tensor | None, generator: torch.Generator, library: np.ndarray | None = None
+    ) -> sp.csr_matrix:
+        """Expression drawn from features of cells, `(n_cells, n_genes)`."""
+        latents, log_library = self.module.split(features)
+        return sp.vstack(self._draw(latents, self._log_library(log_library, library), batch, generator), format="csr")
+
+    def _generator(self, rng: np.random.Generator) -> torch.Generator:
+        """Source of randomness on the model's device, seeded by the next number of `rng`."""
+        return torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
