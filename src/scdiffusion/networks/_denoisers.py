@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,48 @@ class ResidualBlock(nn.Module):
         return h + self.second(self.dropout(F.silu(self.first(self.norm(h) * (1 + scale) + shift))))
 
 
+class Denoiser(nn.Module, ABC):
+    """Predicts what the process asks for from noised latents, told the timestep and the conditions.
+
+    Parameters
+    ----------
+    condition_encoder, timestep_encoder
+        Each gives one vector per cell, of the same length.
+    fusion
+        How the two become one: `"add"`, `"concat"` or `"attention"`.
+    """
+
+    def __init__(self, condition_encoder: ConditionEncoder, timestep_encoder: nn.Module, fusion: str) -> None:
+        super().__init__()
+        self.condition_encoder = condition_encoder
+        self.timestep_encoder = timestep_encoder
+        self.fusion = fusions.resolve(fusion, n_hidden=condition_encoder.n_hidden)
+
+    def forward(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        """Predict from noised latents.
+
+        Parameters
+        ----------
+        x_t
+            Noised latents, `(n_cells, n_features)`.
+        t
+            Timesteps, `(n_cells,)`.
+        conditions
+            Of the cells; they are read by the condition encoder alone.
+
+        Returns
+        -------
+        `(n_cells, n_features)`.
+        """
+        return self.denoise(x_t, F.silu(self.fusion(self.timestep_encoder(t), self.condition_encoder(conditions))))
+
+    @abstractmethod
+    def denoise(self, x_t: Tensor, context: Tensor) -> Tensor:
+        """Predict from noised latents, `(n_cells, n_features)`, and the vectors of timesteps and conditions."""
+
+
 @denoisers.register("mlp")
-class ResidualMLP(nn.Module):
+class ResidualMLP(Denoiser):
     """Residual multi-layer perceptron whose every block is told the timestep and the condition.
 
     Parameters
@@ -91,11 +132,8 @@ class ResidualMLP(nn.Module):
         dropout: float = 0.1,
         fusion: str = "add",
     ) -> None:
-        super().__init__()
         n_context = condition_encoder.n_hidden
-        self.condition_encoder = condition_encoder
-        self.timestep_encoder = TimestepEncoder(n_context, n_timesteps)
-        self.fusion = fusions.resolve(fusion, n_hidden=n_context)
+        super().__init__(condition_encoder, TimestepEncoder(n_context, n_timesteps), fusion)
         self.input = nn.Linear(n_features, n_hidden)
         self.blocks = nn.ModuleList(ResidualBlock(n_hidden, n_context, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(n_hidden)
@@ -103,23 +141,7 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """Predict from noised latents.
-
-        Parameters
-        ----------
-        x_t
-            Noised latents, `(n_cells, n_features)`.
-        t
-            Timesteps, `(n_cells,)`.
-        conditions
-            Of the cells; they are read by the condition encoder alone.
-
-        Returns
-        -------
-        `(n_cells, n_features)`.
-        """
-        context = F.silu(self.fusion(self.timestep_encoder(t), self.condition_encoder(conditions)))
+    def denoise(self, x_t: Tensor, context: Tensor) -> Tensor:
         h = self.input(x_t)
         for block in self.blocks:
             h = block(h, context)

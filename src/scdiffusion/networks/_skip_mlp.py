@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._condition_encoders import ConditionEncoder
-from ._conditions import Conditions
-from ._denoisers import TimestepEncoder, denoisers
-from ._fusion import fusions
+from ._denoisers import Denoiser, TimestepEncoder, denoisers
 
 # Of the sinusoidal embedding that the paper's code takes over from image diffusion.
 _LONGEST_PERIOD = 10_000
@@ -30,7 +28,7 @@ class _Block(nn.Module):
 
 
 @denoisers.register("skip_mlp")
-class SkipMLP(nn.Module):
+class SkipMLP(Denoiser):
     """Multi-layer perceptron that narrows and widens again, each width's output added on the way back.
 
     With the default sizes, 128 latents and an unconditional encoder it has 3.49 million parameters, as published.
@@ -74,15 +72,14 @@ class SkipMLP(nn.Module):
         dropout: float = 0.0,
         fusion: str = "add",
     ) -> None:
-        super().__init__()
         if not isinstance(n_hidden, Sequence) or len(n_hidden) < 2:
             raise ValueError(
                 f"denoiser_hidden must hold two widths or more, e.g. (512, 512, 256, 128); got {n_hidden!r}."
             )
         n_context = condition_encoder.n_hidden
-        self.condition_encoder = condition_encoder
-        self.timestep_encoder = TimestepEncoder(n_context, _LONGEST_PERIOD, n_frequencies=n_context // 2)
-        self.fusion = fusions.resolve(fusion, n_hidden=n_context)
+        super().__init__(
+            condition_encoder, TimestepEncoder(n_context, _LONGEST_PERIOD, n_frequencies=n_context // 2), fusion
+        )
         self.down = nn.ModuleList(_Block(a, b, n_context, dropout) for a, b in pairwise([n_features, *n_hidden]))
         self.up = nn.ModuleList(_Block(a, b, n_context, dropout) for a, b in pairwise(reversed(n_hidden)))
         n_head = 2 * n_hidden[1]
@@ -90,23 +87,7 @@ class SkipMLP(nn.Module):
             nn.Linear(n_hidden[0], n_head), nn.LayerNorm(n_head), nn.SiLU(), nn.Linear(n_head, n_features)
         )
 
-    def forward(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """Predict from noised latents.
-
-        Parameters
-        ----------
-        x_t
-            Noised latents, `(n_cells, n_features)`.
-        t
-            Timesteps, `(n_cells,)`.
-        conditions
-            Of the cells; they are read by the condition encoder alone.
-
-        Returns
-        -------
-        `(n_cells, n_features)`.
-        """
-        context = F.silu(self.fusion(self.timestep_encoder(t), self.condition_encoder(conditions)))
+    def denoise(self, x_t: Tensor, context: Tensor) -> Tensor:
         h, outputs = x_t, []
         for block in self.down:
             h = block(h, context)

@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._condition_encoders import ConditionEncoder
-from ._conditions import Conditions
-from ._denoisers import TimestepEncoder, denoisers
-from ._fusion import fusions
+from ._denoisers import Denoiser, TimestepEncoder, denoisers
 
 _GROUP = 8
 
@@ -34,7 +32,7 @@ class _Block(nn.Module):
 
 
 @denoisers.register("unet")
-class UNet1d(nn.Module):
+class UNet1d(Denoiser):
     """Residual U-Net whose convolutions run over the latent's coordinates.
 
     Coordinates of a latent have no order, and a convolution cannot tell them apart: each has a learned vector of its
@@ -79,15 +77,12 @@ class UNet1d(nn.Module):
         dropout: float = 0.1,
         fusion: str = "add",
     ) -> None:
-        super().__init__()
         if not isinstance(n_hidden, Sequence) or not n_hidden or any(n % _GROUP for n in n_hidden):
             raise ValueError(
                 f"denoiser_hidden must hold channels that {_GROUP} divides, e.g. (64, 128, 128); got {n_hidden!r}."
             )
         n_context = condition_encoder.n_hidden
-        self.condition_encoder = condition_encoder
-        self.timestep_encoder = TimestepEncoder(n_context, n_timesteps)
-        self.fusion = fusions.resolve(fusion, n_hidden=n_context)
+        super().__init__(condition_encoder, TimestepEncoder(n_context, n_timesteps), fusion)
         # Positions must halve evenly at each further resolution.
         self.n_padding = -n_features % 2 ** (len(n_hidden) - 1)
         self.position = nn.Parameter(0.1 * torch.randn(n_hidden[0], n_features + self.n_padding))
@@ -104,23 +99,7 @@ class UNet1d(nn.Module):
         nn.init.zeros_(self.output[-1].weight)
         nn.init.zeros_(self.output[-1].bias)
 
-    def forward(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """Predict from noised latents.
-
-        Parameters
-        ----------
-        x_t
-            Noised latents, `(n_cells, n_features)`.
-        t
-            Timesteps, `(n_cells,)`.
-        conditions
-            Of the cells; they are read by the condition encoder alone.
-
-        Returns
-        -------
-        `(n_cells, n_features)`.
-        """
-        context = F.silu(self.fusion(self.timestep_encoder(t), self.condition_encoder(conditions)))
+    def denoise(self, x_t: Tensor, context: Tensor) -> Tensor:
         h = self.input(F.pad(x_t, (0, self.n_padding))[:, None]) + self.position  # (n_cells, n_channels, n_positions)
         outputs = []
         for level, block in enumerate(self.down):
