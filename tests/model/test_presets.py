@@ -92,7 +92,7 @@ def test_published_recipe_is_the_default_of_training(adata):
     assert (diffusion["lr"], diffusion["weight_decay"], diffusion["ema_decay"]) == (1e-4, 1e-4, 0.9999)
     assert (autoencoder["n_steps"], diffusion["n_steps"], diffusion["lr_decay"]) == (150_000, 600_000, "linear")
     assert (model.module.process.n_timesteps, type(model.module.process.schedule)) == (1000, LinearSchedule)
-    sampler = model._preset_sampler()
+    sampler = model._read_sampler(None)
     assert (sampler.default_n_steps, sampler.variance_weight) == (1000, 0.5)
 
 

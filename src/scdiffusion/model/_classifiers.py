@@ -35,8 +35,9 @@ class ClassifierMixin:
     ) -> None:
         """Train a classifier of each condition on noised latents, for `generate(guidance="classifier")`.
 
-        Call it after :meth:`train`, which has done it for `preset="scdiffusion"`; cells are split as there. The classifier of a categorical condition gives
-        probabilities, that of a continuous one a normal distribution. A key that has a classifier gets a new one.
+        Call it after :meth:`train`, which has done it for `preset="scdiffusion"`; cells are split as there. The
+        classifier of a categorical condition gives probabilities, that of a continuous one a normal distribution. A key
+        that has a classifier gets a new one.
 
         Parameters
         ----------

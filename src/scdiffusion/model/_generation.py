@@ -143,7 +143,7 @@ class GenerationMixin:
         np.int64(3)
         """
         self._require_trained("generate")
-        sampler = self._preset_sampler() if sampler is None else samplers.resolve(sampler)
+        sampler = self._read_sampler(sampler)
         seed = np.random.SeedSequence(_entropy(rng))
         plan, conditions = self._plan(obs_conditions, n_cells, np.random.default_rng(seed.spawn(1)[0]))
         profiles = [self.composition.keys[position] for position in conditions.profiles]
@@ -188,23 +188,36 @@ class GenerationMixin:
             obsm={Key.LATENT: latents},
             uns={
                 Key.PROVENANCE: {
-                    "version": version("scdiffusion"),
                     **guidance_provenance,
-                    "sampler": type(sampler).__name__,
-                    "n_steps": sampler.default_n_steps if n_steps is None else n_steps,
-                    "library_size": ("drawn" if library is None else "given") if self.module.n_library else "none",
-                    # h5ad files hold no None
-                    "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
+                    **self._sampling_provenance(sampler, n_steps, rng),
+                    "library_size": self._library_provenance(library),
                     "batch_size": batch_size,
-                    "values": self.module.autoencoder.likelihood.values,
                     **({"profiles": profiles} if profiles else {}),
                 }
             },
         )
 
-    def _preset_sampler(self) -> Sampler:
+    def _read_sampler(self, sampler: str | Sampler | None) -> Sampler:
+        """The sampler that is asked for, by default the preset's."""
+        if sampler is not None:
+            return samplers.resolve(sampler)
         settings = dict(self._settings["sampling"])
         return samplers.resolve(settings.pop("sampler"), **settings)
+
+    def _sampling_provenance(self, sampler: Sampler, n_steps: int | None, rng: Any) -> dict[str, Any]:
+        """What `uns` says of how cells were drawn; h5ad files hold no None, which becomes "none"."""
+        return {
+            "version": version("scdiffusion"),
+            "sampler": type(sampler).__name__,
+            "n_steps": sampler.default_n_steps if n_steps is None else n_steps,
+            "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
+            "values": self.module.autoencoder.likelihood.values,
+        }
+
+    def _library_provenance(self, library: np.ndarray | None) -> str:
+        if not self.module.n_library:
+            return "none"
+        return "drawn" if library is None else "given"
 
     def _plan(self, obs_conditions: Any, n_cells: int | None, rng: np.random.Generator) -> tuple[Plan, Conditions]:
         """What the cells are to be: as `obs` says it, and as the networks see it, in which there are profiles too."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from anndata import AnnData
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scdiffusion.diffusion import Sampler, samplers
+from scdiffusion.diffusion import Sampler
 from scdiffusion.model._conditions import OBSERVED, fill_from_training, read_conditions
 from scdiffusion.model._constants import Key
 from scdiffusion.model._expression_checks import check_expression
@@ -88,7 +87,7 @@ class RefiningMixin:
         True
         """
         self._require_trained("refine")
-        sampler = self._preset_sampler() if sampler is None else samplers.resolve(sampler)
+        sampler = self._read_sampler(sampler)
         self.module.process.schedule.level_to_timestep(level)
         adata = self._cells_to_start_from(adata)
         library = self._read_library_size(library_size, adata.n_obs)
@@ -126,14 +125,10 @@ class RefiningMixin:
             obsm={Key.LATENT: np.concatenate(latents)},
             uns={
                 Key.PROVENANCE: {
-                    "version": version("scdiffusion"),
+                    **self._sampling_provenance(sampler, n_steps, rng),
                     "level": float(level),
-                    "sampler": type(sampler).__name__,
-                    "n_steps": sampler.default_n_steps if n_steps is None else n_steps,
-                    "library_size": ("drawn" if library is None else "given") if self.module.n_library else "none",
-                    "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
+                    "library_size": self._library_provenance(library),
                     "batch_size": batch_size,
-                    "values": self.module.autoencoder.likelihood.values,
                 }
             },
         )

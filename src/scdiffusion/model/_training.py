@@ -65,9 +65,9 @@ class TrainingMixin:
         ----------
         max_epochs
             Most epochs of each stage, or of `{"autoencoder": ..., "diffusion": ...}` and, where it is one,
-            `"classifier"`; 0 leaves a stage as it is. By default as many as the number of cells calls for, or as the preset's `n_steps` come to. An epoch is one pass
-            over the training cells; it is cut short for more than 400 minibatches, and repeats cells where there are
-            few.
+            `"classifier"`; 0 leaves a stage as it is. By default as many as the number of cells calls for, or as the
+            preset's `n_steps` come to. An epoch is one pass over the training cells; it is cut short for more than 400
+            minibatches, and repeats cells where there are few.
         accelerator, devices
             Where to train, as for :class:`~lightning.pytorch.Trainer`.
         precision

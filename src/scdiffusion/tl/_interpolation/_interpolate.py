@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from anndata import AnnData
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scdiffusion.diffusion import Guide, Sampler, samplers
+from scdiffusion.diffusion import Guide, Sampler
 from scdiffusion.model._checks import did_you_mean
 from scdiffusion.model._constants import Key
 from scdiffusion.networks import Conditions
@@ -139,7 +138,7 @@ def interpolate(
     method = _read_method(method, settings)
     if method.needs_classifier and key not in model.classifiers_:
         raise ValueError(f"There is no classifier of {key!r}: call model.train_classifier({key!r}).")
-    sampler = model._preset_sampler() if sampler is None else samplers.resolve(sampler)
+    sampler = model._read_sampler(sampler)
     seeds = np.random.default_rng(rng)
     cells = model._cells_to_start_from(adata)
     if not cells.obs_names.is_unique:
@@ -183,8 +182,6 @@ def interpolate(
         frame = frame.assign(state=state, weight=where / len(legs), start_cell=names)
         obs.append(frame.set_axis([f"{name}_state_{state}" for name in names]))
 
-    registered, drawn_as = model.registry_["setup_args"]["values"], model.module.autoencoder.likelihood.values
-    values = registered if latents[0] is None else drawn_as
     obsm = {} if latents[0] is None else {Key.LATENT: model.module.split(torch.cat(latents))[0].cpu().numpy()}
     return AnnData(
         sp.vstack(blocks, format="csr"),
@@ -193,15 +190,12 @@ def interpolate(
         obsm=obsm,
         uns={
             Key.PROVENANCE: {
-                "version": version("scdiffusion"),
+                **model._sampling_provenance(sampler, n_steps, rng),
                 "key": key,
                 "states": [str(stop) for stop in stops],
                 "method": name,
                 **_settings(method),
-                "sampler": type(sampler).__name__,
-                "n_steps": sampler.default_n_steps if n_steps is None else n_steps,
-                "rng": int(rng) if isinstance(rng, int | np.integer) else "none",
-                "values": values,
+                **({"values": model.registry_["setup_args"]["values"]} if latents[0] is None else {}),
             }
         },
     )
