@@ -12,12 +12,12 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from tqdm.auto import tqdm
 
 from scdiffusion.diffusion import Composition, Sampler, samplers
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._conditions import beyond_training, fill_from_training, read_conditions, unseen_combinations
 from scdiffusion.model._constants import Key
+from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._guidance import Methods, Scale, read_guidance
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._profiles import take_profiles
@@ -144,7 +144,7 @@ class GenerationMixin:
         """
         self._require_trained("generate")
         sampler = self._read_sampler(sampler)
-        seed = np.random.SeedSequence(_entropy(rng))
+        seed = seed_sequence(rng)
         plan, conditions = self._plan(obs_conditions, n_cells, np.random.default_rng(seed.spawn(1)[0]))
         profiles = [self.composition.keys[position] for position in conditions.profiles]
         keys = {key: position for position, key in enumerate(self.composition.keys) if key != self.batch_key}
@@ -163,29 +163,14 @@ class GenerationMixin:
         )
         library = self._read_library_size(library_size, len(conditions))
 
-        latents = np.empty((len(conditions), self.module.autoencoder.n_latent), dtype=np.float32)
-        blocks = []
-        starts = range(0, len(conditions), batch_size)
-        with tqdm(total=len(conditions), desc="Generating", unit="cell", disable=not progress) as bar:
-            for start, chunk_seed in zip(starts, seed.spawn(len(starts)), strict=True):
-                rows = slice(start, start + batch_size)
-                generator = torch.Generator(self.device).manual_seed(
-                    int(chunk_seed.generate_state(1, np.uint64)[0] >> 1)
-                )
-                chunk = conditions[rows].to(self.device)
-                features = self.module.sample(chunk, sampler, n_steps, generator, guide)
-                z, log_library = self.module.split(features)
-                log_library = self._log_library(log_library, None if library is None else library[rows])
-                latents[rows] = z.cpu().numpy()
-                batch = chunk.codes[:, -1] if self.batch_key else None
-                blocks += self._draw(z, log_library, batch, generator)
-                bar.update(len(chunk))
+        drawing = Drawing(conditions, sampler, n_steps, guide, library, batch_size=batch_size)
+        chunks = list(self._draw_cells(drawing, seed, "Generating", progress=progress))
 
         return AnnData(
-            sp.vstack(blocks, format="csr"),
+            sp.vstack([chunk.expression for chunk in chunks], format="csr"),
             obs=self._obs(plan),
             var=self.var_.copy(),
-            obsm={Key.LATENT: latents},
+            obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
             uns={
                 Key.PROVENANCE: {
                     **guidance_provenance,
@@ -247,12 +232,13 @@ class GenerationMixin:
         return pd.DataFrame(columns, index=pd.Index([f"generated_{i}" for i in range(len(plan.codes))]))
 
 
-def _entropy(rng: int | np.random.Generator | None) -> int | None:
+def seed_sequence(rng: int | np.random.Generator | None) -> np.random.SeedSequence:
+    """Where the seeds of a call come from."""
     if isinstance(rng, np.random.Generator):
-        return int(rng.integers(2**63))
+        return np.random.SeedSequence(int(rng.integers(2**63)))
     if rng is not None and (isinstance(rng, bool) or int(rng) != rng or rng < 0):
         raise ValueError(f"rng must be a whole number, 0 or more, or a numpy Generator; got {rng!r}.")
-    return None if rng is None else int(rng)
+    return np.random.SeedSequence(None if rng is None else int(rng))
 
 
 def _warn_of_extrapolation(plan: Plan, composition: TrainingComposition) -> None:

@@ -10,13 +10,13 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from scdiffusion.diffusion import Sampler
 from scdiffusion.model._conditions import OBSERVED, fill_from_training, read_conditions
 from scdiffusion.model._constants import Key
+from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._expression_checks import check_expression
-from scdiffusion.model._generation import _warn_of_extrapolation
+from scdiffusion.model._generation import _warn_of_extrapolation, seed_sequence
 from scdiffusion.model._messages import name_some
 
 
@@ -91,38 +91,25 @@ class RefiningMixin:
         self.module.process.schedule.level_to_timestep(level)
         adata = self._cells_to_start_from(adata)
         library = self._read_library_size(library_size, adata.n_obs)
-        seeds = np.random.default_rng(rng)
+        seed = seed_sequence(rng)
+        planning = np.random.default_rng(seed.spawn(1)[0])
         if isinstance(obs_conditions, str) and obs_conditions == OBSERVED:
             obs_conditions = adata.obs[[key for key in self.composition.keys if key in adata.obs]]
-        plan = read_conditions(obs_conditions, adata.n_obs, self.composition, seeds)
+        plan = read_conditions(obs_conditions, adata.n_obs, self.composition, planning)
         _warn_of_extrapolation(plan, self.composition)
-        plan = fill_from_training(plan, self.composition, [self.batch_key] if self.batch_key else [], seeds)
+        plan = fill_from_training(plan, self.composition, [self.batch_key] if self.batch_key else [], planning)
         conditions = self.module.conditions(torch.from_numpy(plan.codes), torch.from_numpy(plan.values))
 
-        latents, blocks = [], []
-        with tqdm(total=adata.n_obs, desc="Refining", unit="cell", disable=not progress) as bar:
-            for start in range(0, adata.n_obs, batch_size):
-                rows = slice(start, start + batch_size)
-                generator = self._generator(seeds)
-                chunk = conditions[rows].to(self.device)
-                origin = self._features(adata.X[rows], generator)
-                features = self.module.sample(chunk, sampler, n_steps, generator, origin=origin, level=level)
-                blocks.append(
-                    self._draw_expression(
-                        features,
-                        chunk.codes[:, -1] if self.batch_key else None,
-                        generator,
-                        None if library is None else library[rows],
-                    )
-                )
-                latents.append(self.module.split(features)[0].cpu().numpy())
-                bar.update(len(chunk))
+        drawing = Drawing(
+            conditions, sampler, n_steps, library=library, origin=adata.X, level=level, batch_size=batch_size
+        )
+        chunks = list(self._draw_cells(drawing, seed, "Refining", progress=progress))
 
         return AnnData(
-            sp.vstack(blocks, format="csr"),
+            sp.vstack([chunk.expression for chunk in chunks], format="csr"),
             obs=self._obs(plan).set_axis(adata.obs_names),
             var=self.var_.copy(),
-            obsm={Key.LATENT: np.concatenate(latents)},
+            obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
             uns={
                 Key.PROVENANCE: {
                     **self._sampling_provenance(sampler, n_steps, rng),

@@ -23,6 +23,7 @@ from scdiffusion.model._checks import check_anndata, check_continuous
 from scdiffusion.model._classifiers import ClassifierMixin
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._constants import Key
+from scdiffusion.model._drawing import DrawingMixin
 from scdiffusion.model._generation import GenerationMixin
 from scdiffusion.model._guidance import needs_classifiers
 from scdiffusion.model._latents import LatentMixin
@@ -37,7 +38,14 @@ from scdiffusion.networks import MeanExpressionConditions
 
 
 class SCDiffusion(
-    TrainingMixin, ClassifierMixin, GenerationMixin, RefiningMixin, LatentMixin, SavingMixin, BaseModelClass
+    TrainingMixin,
+    ClassifierMixin,
+    GenerationMixin,
+    RefiningMixin,
+    DrawingMixin,
+    LatentMixin,
+    SavingMixin,
+    BaseModelClass,
 ):
     """Latent diffusion model of single-cell expression, which generates cells under any conditions.
 

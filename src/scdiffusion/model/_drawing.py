@@ -1,0 +1,89 @@
+"""How `SCDiffusion` draws cells: chunk by chunk, through the diffusion to latents, and from these to expression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from tqdm.auto import tqdm
+
+from scdiffusion.diffusion import Guide, Sampler
+from scdiffusion.networks import Conditions
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is to be drawn, and how.
+
+    Parameters
+    ----------
+    conditions
+        Of the cells.
+    sampler, n_steps, guide
+        The reverse process.
+    library
+        Expected total counts, `(n_cells,)`; by default drawn.
+    origin
+        Expression of cells to start from, `(n_cells, n_genes)`; by default pure noise.
+    level
+        Share of the process that the origin is noised to and denoised from.
+    batch_size
+        Cells in a chunk.
+    """
+
+    conditions: Conditions
+    sampler: Sampler
+    n_steps: int | None
+    guide: Guide | None = None
+    library: np.ndarray | None = None
+    origin: sp.csr_matrix | None = None
+    level: float = 1.0
+    batch_size: int = 4096
+
+
+class Drawn(NamedTuple):
+    """A chunk of drawn cells: which ones, their latents `(n_chunk, n_latent)` and expression `(n_chunk, n_genes)`."""
+
+    rows: slice
+    latents: np.ndarray
+    expression: sp.csr_matrix
+
+
+class DrawingMixin:
+    """Drawing cells."""
+
+    def _draw_cells(
+        self, drawing: Drawing, seed: np.random.SeedSequence, desc: str, *, progress: bool
+    ) -> Iterator[Drawn]:
+        """Draw chunk by chunk, each from its own child of the seed, so that none depends on what was drawn before."""
+        n_cells = len(drawing.conditions)
+        starts = range(0, n_cells, drawing.batch_size)
+        with tqdm(total=n_cells, desc=desc, unit="cell", disable=not progress) as bar:
+            for start, chunk_seed in zip(starts, seed.spawn(len(starts)), strict=True):
+                rows = slice(start, min(start + drawing.batch_size, n_cells))
+                yield self._draw_chunk(drawing, rows, chunk_seed)
+                bar.update(rows.stop - rows.start)
+
+    def _draw_chunk(self, drawing: Drawing, rows: slice, seed: np.random.SeedSequence) -> Drawn:
+        generator = torch.Generator(self.device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        conditions = drawing.conditions[rows].to(self.device)
+        features = self.module.sample(
+            conditions,
+            drawing.sampler,
+            drawing.n_steps,
+            generator,
+            drawing.guide,
+            origin=None if drawing.origin is None else self._features(drawing.origin[rows], generator),
+            level=drawing.level,
+        )
+        expression = self._draw_expression(
+            features,
+            conditions.codes[:, -1] if self.batch_key else None,
+            generator,
+            None if drawing.library is None else drawing.library[rows],
+        )
+        return Drawn(rows, self.module.split(features)[0].cpu().numpy(), expression)
