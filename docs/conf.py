@@ -1,8 +1,10 @@
 """Configuration of Sphinx, https://www.sphinx-doc.org/en/master/usage/configuration.html."""
 
 import os
+import shutil
 import warnings
 from importlib.metadata import metadata
+from pathlib import Path
 
 # Set on the documentation server. Elsewhere nothing is fetched, so that the build works without a network.
 ONLINE = os.environ.get("SCDIFFUSION_DOCS_ONLINE") == "1"
@@ -18,6 +20,11 @@ author = info["Author"]
 copyright = f"2026, {author}"
 version = release = info["Version"]
 repository_url = "https://github.com/scdiffusion/scdiffusion"
+
+# Notebooks live beside src/ and docs/, and are read from here.
+HERE = Path(__file__).parent
+shutil.rmtree(HERE / "tutorials", ignore_errors=True)
+shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials")
 
 # -- Sources -------------------------------------------------------------------------------------
 
