@@ -92,7 +92,7 @@ class GenerationMixin:
             - `"joint"`: the denoiser sees all of them, and knows how one acts in the presence of another.
             - `"shift"`: the same, but for combinations that no training cell has. Their cells are drawn as of
               combinations that training cells have and that differ in one condition, and shifted by what this condition
-              changes in others (see :doc:`/user_guide/unseen`).
+              changes in others (see the guide, :doc:`/user_guide/unseen`).
             - `"sum"`: the denoiser sees one at a time, and what each changes is summed, a product of experts.
         sampler
             `"dpmpp_2m"`, `"ddim"`, `"ddpm"` or `"euler"`, or a :class:`~scdiffusion.diffusion.Sampler`. By default the
