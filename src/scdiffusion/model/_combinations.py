@@ -58,6 +58,10 @@ class CombinationMeans:
         """Rebuild the means that :meth:`to_dict` wrote."""
         return cls(**settings)
 
+    def include(self, codes: np.ndarray) -> bool:
+        """Whether a combination was trained on, -1 being any category."""
+        return tuple(codes.tolist()) in self._rows or bool(((self.codes == codes) | (codes < 0)).all(1).any())
+
     def shift(self, source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
         r"""What changes cells of one combination into another, estimated from all that differ in the same way.
 
@@ -154,7 +158,7 @@ def start_from_trained(plan: Plan, means: CombinationMeans, rng: np.random.Gener
     codes, shifts = plan.codes.copy(), None
     first, group, _ = unique_rows(plan.codes[:, :n_keys])
     for which, row in enumerate(plan.codes[first, :n_keys]):
-        if ((means.codes == row) | (row < 0)).all(1).any() or (detour := means.detour(row)) is None:
+        if means.include(row) or (detour := means.detour(row)) is None:
             continue
         shifts = np.zeros((len(codes), means.means.shape[1])) if shifts is None else shifts
         cells = np.flatnonzero(group == which)

@@ -263,19 +263,15 @@ def seed_sequence(rng: int | np.random.Generator | None) -> np.random.SeedSequen
 
 def _warn_of_extrapolation(asked: Plan, drawn_as: Plan, composition: TrainingComposition) -> None:
     messages = [f"{message}: the model extrapolates." for message in beyond_training(asked.values, composition)]
-    unseen = unseen_combinations(asked.codes, composition)
-    if unseen:
-        names = name_some([", ".join(f"{key}={category}" for key, category in row.items()) for row in unseen], 5)
-        changed = [
-            key
-            for key, before, after in zip(composition.categories, asked.codes.T, drawn_as.codes.T, strict=True)
-            if (before != after).any()
-        ]
-        how = (
-            f"from cells with another {' or '.join(changed)}, shifted by what that changes in other cells"
-            if changed
-            else "from the conditions apart"
-        )
-        messages.append(f"No training cell has the combination {names}: the model extrapolates {how}.")
+    changed = asked.codes != drawn_as.codes
+    ways = {
+        f"from cells with another {key}, shifted by what that changes in other cells": asked.codes[column]
+        for key, column in zip(composition.categories, changed.T, strict=True)
+    }
+    ways["from the conditions apart"] = asked.codes[~changed.any(1)]
+    for how, codes in ways.items():
+        if len(codes) and (unseen := unseen_combinations(codes, composition)):
+            names = name_some([", ".join(f"{key}={category}" for key, category in row.items()) for row in unseen], 5)
+            messages.append(f"No training cell has the combination {names}: the model extrapolates {how}.")
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=4)
