@@ -124,10 +124,10 @@ def run(adata: ad.AnnData, stages: list[str], held_out: str, seed: int) -> pd.Da
     return table.assign(bin=held_out, seed=seed)
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, digits: int = 2) -> str:
     lines = [[table.index.name, *table.columns], ["---"] * (table.shape[1] + 1)]
     lines += [
-        [name, *(f"{value:.2f}" for value in row)] for name, row in zip(table.index, table.to_numpy(), strict=True)
+        [name, *(f"{value:.{digits}f}" for value in row)] for name, row in zip(table.index, table.to_numpy(), strict=True)
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -84,7 +84,7 @@ class TestReading:
             ({"guidance": "classifier_free", "interval": (0, 500)}, ValueError, r"e\.g\. \(0, 0\.5\)"),
             ({"guidance": "classifier_free", "interval": 0.5}, ValueError, "two shares"),
             ({"guidance": "classifier_free", "rescale": 1.5}, ValueError, "guidance_rescale"),
-            ({"compose": "product"}, ValueError, "Available: joint, sum"),
+            ({"compose": "product"}, ValueError, "Available: joint, shift, sum"),
             ({"guidance": "classifier_free", "keys": {}, "asked": []}, ValueError, "condition_keys="),
         ],
     )

@@ -79,6 +79,13 @@ def test_profile_of_an_unseen_type_moves_cells_towards_it(model, cells_of):
     assert distance(few, rest) < 0.9 * distance(model.generate(100, rng=0), rest)
 
 
+def test_cells_are_refined_towards_a_profile(model, cells_of):
+    start, profile = cells_of("CD14+ Monocyte")[:40].copy(), cells_of("CD19+ B")
+    given = model.refine(start, 1.0, obs_conditions={"bulk_labels": profile}, rng=0)
+    named = model.refine(start, 1.0, obs_conditions={"bulk_labels": "CD19+ B"}, rng=0)
+    np.testing.assert_allclose(given.obsm["X_scdiffusion"], named.obsm["X_scdiffusion"], atol=0.05)
+
+
 def test_profiles_are_forgotten_after_the_call(model, cells_of):
     before = model.generate(20, {"phase": "S"}, rng=0)
     model.generate(5, {"bulk_labels": cells_of(HELD_OUT)}, rng=0)

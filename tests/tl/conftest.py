@@ -59,3 +59,14 @@ def without_mid(development) -> scd.SCDiffusion:
     model.train(max_epochs={"autoencoder": 10, "diffusion": 12}, progress=False)
     model.train_classifier(["stage", "time"], max_epochs=5, classifier_kwargs={"n_hidden": 64}, progress=False)
     return model
+
+
+@pytest.fixture(scope="session")
+def without_late_b(development) -> scd.SCDiffusion:
+    """A model of stage and donor that has not seen the late cells of one donor."""
+    held_out = (development.obs["stage"] == "late") & (development.obs["donor"] == "B")
+    train = development[~held_out].copy()
+    scd.SCDiffusion.setup_anndata(train, condition_keys=["stage", "donor"], batch_key="chip")
+    model = scd.SCDiffusion(train, n_latent=4, n_hidden=64, denoiser_hidden=64, denoiser_layers=2)
+    model.train(max_epochs={"autoencoder": 10, "diffusion": 12}, progress=False)
+    return model

@@ -27,7 +27,15 @@ Estimate = Callable[[Keys], Tensor]
 
 
 class Composition(ABC):
-    """How the estimate under several conditions is made of what the denoiser can be asked."""
+    """How the estimate under several conditions is made of what the denoiser can be asked.
+
+    Attributes
+    ----------
+    shifts_unseen
+        Whether cells of a combination that was never trained on are to be drawn as of one that was, and shifted.
+    """
+
+    shifts_unseen: bool = False
 
     @abstractmethod
     def __call__(self, network: Estimate, keys: Keys, hidden: Keys) -> Tensor:
@@ -72,6 +80,20 @@ class SumComposition(Composition):
         """Estimate x_0 given the conditions that are not hidden, as if independent."""
         x0 = network(keys)
         return x0 + sum(network(keys - {key}) - network(keys) for key in sorted(keys - hidden))
+
+
+@compositions.register("shift")
+class ShiftComposition(JointComposition):
+    """Joint; but cells of combinations that were never trained on are drawn as of one that was, and shifted.
+
+    The shift is what the condition in which the two differ changes in other combinations, an arithmetic of latents.
+
+    References
+    ----------
+    Lotfollahi et al., *scGen predicts single-cell perturbation responses*, Nature Methods 2019.
+    """
+
+    shifts_unseen = True
 
 
 @dataclass(frozen=True)

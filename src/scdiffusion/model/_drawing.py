@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from scdiffusion.diffusion import Guide, Sampler
@@ -31,6 +32,8 @@ class Drawing:
         Expression of cells to start from, `(n_cells, n_genes)`; by default pure noise.
     level
         Share of the process that the origin is noised to and denoised from.
+    shift
+        What to add to the features that are drawn, `(n_cells, n_features)`; by default nothing.
     batch_size
         Cells in a chunk.
     """
@@ -42,6 +45,7 @@ class Drawing:
     library: np.ndarray | None = None
     origin: sp.csr_matrix | None = None
     level: float = 1.0
+    shift: Tensor | None = None
     batch_size: int = 4096
 
 
@@ -80,6 +84,8 @@ class DrawingMixin:
             origin=None if drawing.origin is None else self._features(drawing.origin[rows], generator),
             level=drawing.level,
         )
+        if drawing.shift is not None:
+            features = features + drawing.shift[rows].to(features)
         expression = self._draw_expression(
             features,
             conditions.codes[:, -1] if self.batch_key else None,

@@ -12,8 +12,10 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from torch import Tensor
 
-from scdiffusion.diffusion import Composition, Sampler, samplers
+from scdiffusion.diffusion import Composition, Sampler, compositions, samplers
+from scdiffusion.model._combinations import CombinationMeans, start_from_trained
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._conditions import beyond_training, fill_from_training, read_conditions, unseen_combinations
 from scdiffusion.model._constants import Key
@@ -36,7 +38,7 @@ class GenerationMixin:
         guidance_scale: Scale | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
-        compose: str | Composition = "joint",
+        compose: str | Composition | None = None,
         sampler: str | Sampler | None = None,
         n_steps: int | None = None,
         library_size: float | Sequence[float] | None = None,
@@ -85,8 +87,13 @@ class GenerationMixin:
             How far each cell's standard deviation across latents is brought back to what it is without guidance, 0
             (not at all) to 1.
         compose
-            `"joint"`: the denoiser sees all conditions together, and knows how one acts in the presence of another.
-            `"sum"`: it sees one at a time, and what each changes is summed, a product of experts.
+            How several conditions are brought together; by default the preset's, `"shift"`, or `"joint"` for the papers'.
+
+            - `"joint"`: the denoiser sees all of them, and knows how one acts in the presence of another.
+            - `"shift"`: the same, but for combinations that no training cell has. Their cells are drawn as of
+              combinations that training cells have and that differ in one condition, and shifted by what this condition
+              changes in others (see the guide, :doc:`/user_guide/unseen`).
+            - `"sum"`: the denoiser sees one at a time, and what each changes is summed, a product of experts.
         sampler
             `"dpmpp_2m"`, `"ddim"`, `"ddpm"` or `"euler"`, or a :class:`~scdiffusion.diffusion.Sampler`. By default the
             preset's: `"dpmpp_2m"`, or the papers' own, `"ddpm"`.
@@ -145,7 +152,13 @@ class GenerationMixin:
         self._require_trained("generate")
         sampler = self._read_sampler(sampler)
         seed = seed_sequence(rng)
-        plan, conditions = self._plan(obs_conditions, n_cells, np.random.default_rng(seed.spawn(1)[0]))
+        compose = self._settings["guidance"]["compose"] if compose is None else compose
+        plan, conditions, shift = self._plan(
+            obs_conditions,
+            n_cells,
+            np.random.default_rng(seed.spawn(1)[0]),
+            shifts_unseen=compositions.resolve(compose).shifts_unseen,
+        )
         profiles = [self.composition.keys[position] for position in conditions.profiles]
         keys = {key: position for position, key in enumerate(self.composition.keys) if key != self.batch_key}
         guide, guidance_provenance = read_guidance(
@@ -163,7 +176,7 @@ class GenerationMixin:
         )
         library = self._read_library_size(library_size, len(conditions))
 
-        drawing = Drawing(conditions, sampler, n_steps, guide, library, batch_size=batch_size)
+        drawing = Drawing(conditions, sampler, n_steps, guide, library, shift=shift, batch_size=batch_size)
         chunks = list(self._draw_cells(drawing, seed, "Generating", progress=progress))
 
         return AnnData(
@@ -204,8 +217,10 @@ class GenerationMixin:
             return "none"
         return "drawn" if library is None else "given"
 
-    def _plan(self, obs_conditions: Any, n_cells: int | None, rng: np.random.Generator) -> tuple[Plan, Conditions]:
-        """What the cells are to be: as `obs` says it, and as the networks see it, in which there are profiles too."""
+    def _plan(
+        self, obs_conditions: Any, n_cells: int | None, rng: np.random.Generator, *, shifts_unseen: bool = False
+    ) -> tuple[Plan, Conditions, Tensor | None]:
+        """What the cells are to be, as `obs` says it; what the networks draw them as; and by what to shift them then."""
         composition = self.composition
         obs_conditions, profiles = take_profiles(
             obs_conditions, self.var_.index, composition, self.registry_["setup_args"]
@@ -216,11 +231,16 @@ class GenerationMixin:
                 "their mean expression: SCDiffusion(adata, condition_encoder='mean_expression')."
             )
         asked = read_conditions(obs_conditions, n_cells, composition, rng)
-        _warn_of_extrapolation(asked, composition)
-        plan = fill_from_training(asked, composition, [self.batch_key] if self.batch_key else [], rng)
-        codes = plan.codes.copy()
+        drawn_as, shift = asked, None
+        if shifts_unseen:
+            drawn_as, shift = start_from_trained(asked, CombinationMeans.from_dict(self.combination_means_), rng)
+        _warn_of_extrapolation(asked, drawn_as, composition)
+        filled = fill_from_training(drawn_as, composition, [self.batch_key] if self.batch_key else [], rng)
+        codes = filled.codes.copy()
         codes[:, list(profiles)] = AS_GIVEN
-        return plan, self.module.conditions(torch.from_numpy(codes), torch.from_numpy(plan.values), profiles)
+        conditions = self.module.conditions(torch.from_numpy(codes), torch.from_numpy(filled.values), profiles)
+        plan = asked._replace(codes=np.where(asked.codes == drawn_as.codes, filled.codes, asked.codes))
+        return plan, conditions, None if shift is None else torch.from_numpy(shift)
 
     def _obs(self, plan: Plan) -> pd.DataFrame:
         composition = self.composition
@@ -241,13 +261,17 @@ def seed_sequence(rng: int | np.random.Generator | None) -> np.random.SeedSequen
     return np.random.SeedSequence(None if rng is None else int(rng))
 
 
-def _warn_of_extrapolation(plan: Plan, composition: TrainingComposition) -> None:
-    messages = [f"{message}: the model extrapolates." for message in beyond_training(plan.values, composition)]
-    unseen = unseen_combinations(plan.codes, composition)
-    if unseen:
-        names = name_some([", ".join(f"{key}={category}" for key, category in row.items()) for row in unseen], 5)
-        messages.append(
-            f"No training cell has the combination {names}: the model extrapolates from the conditions apart."
-        )
+def _warn_of_extrapolation(asked: Plan, drawn_as: Plan, composition: TrainingComposition) -> None:
+    messages = [f"{message}: the model extrapolates." for message in beyond_training(asked.values, composition)]
+    changed = asked.codes != drawn_as.codes
+    ways = {
+        f"from cells with another {key}, shifted by what that changes in other cells": asked.codes[column]
+        for key, column in zip(composition.categories, changed.T, strict=True)
+    }
+    ways["from the conditions apart"] = asked.codes[~changed.any(1)]
+    for how, codes in ways.items():
+        if len(codes) and (unseen := unseen_combinations(codes, composition)):
+            names = name_some([", ".join(f"{key}={category}" for key, category in row.items()) for row in unseen], 5)
+            messages.append(f"No training cell has the combination {names}: the model extrapolates {how}.")
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=4)

@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "classifier_training": _CLASSIFIER_TRAINING,
         "sampling": {"sampler": "dpmpp_2m"},
-        "guidance": {"guidance": "none", "guidance_interval": (0.0, 1.0)},
+        "guidance": {"guidance": "none", "guidance_interval": (0.0, 1.0), "compose": "shift"},
     },
     # Luo et al. 2024 and its public code.
     "scdiffusion": {
@@ -116,6 +116,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "guidance": {
             "guidance": "classifier",
             "guidance_interval": (0.0, 0.5),
+            "compose": "joint",
         },  # with its default scale, the paper's 2
     },
     # Wang et al. 2023; widths of the autoencoder and what else the paper leaves open are ours.
@@ -153,7 +154,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "classifier_training": _CLASSIFIER_TRAINING,
         "sampling": {"sampler": "ddpm"},
-        "guidance": {"guidance": "none", "guidance_interval": (0.0, 1.0)},
+        "guidance": {"guidance": "none", "guidance_interval": (0.0, 1.0), "compose": "joint"},
     },
 }
 

@@ -12,11 +12,11 @@ from anndata import AnnData
 from torch import Tensor
 
 from scdiffusion.diffusion import Sampler
-from scdiffusion.model._conditions import OBSERVED, fill_from_training, read_conditions
+from scdiffusion.model._conditions import OBSERVED
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._expression_checks import check_expression
-from scdiffusion.model._generation import _warn_of_extrapolation, seed_sequence
+from scdiffusion.model._generation import seed_sequence
 from scdiffusion.model._messages import name_some
 
 
@@ -52,7 +52,7 @@ class RefiningMixin:
             signal has as much variance as the noise at 0.5.
         obs_conditions
             What the cells are to be. `"observed"`: what `adata.obs` says; a missing value or column is left to the
-            model. Else as for :meth:`generate`, one row per cell.
+            model. Else as for :meth:`generate`, one row per cell or profiles.
         sampler, n_steps
             As for :meth:`generate`.
         library_size
@@ -95,10 +95,7 @@ class RefiningMixin:
         planning = np.random.default_rng(seed.spawn(1)[0])
         if isinstance(obs_conditions, str) and obs_conditions == OBSERVED:
             obs_conditions = adata.obs[[key for key in self.composition.keys if key in adata.obs]]
-        plan = read_conditions(obs_conditions, adata.n_obs, self.composition, planning)
-        _warn_of_extrapolation(plan, self.composition)
-        plan = fill_from_training(plan, self.composition, [self.batch_key] if self.batch_key else [], planning)
-        conditions = self.module.conditions(torch.from_numpy(plan.codes), torch.from_numpy(plan.values))
+        plan, conditions, _ = self._plan(obs_conditions, adata.n_obs, planning)
 
         drawing = Drawing(
             conditions, sampler, n_steps, library=library, origin=adata.X, level=level, batch_size=batch_size

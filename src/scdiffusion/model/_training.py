@@ -15,6 +15,7 @@ import torch
 from scvi.model._utils import parse_device_args
 from torch import Tensor
 
+from scdiffusion.model._combinations import CombinationMeans
 from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.training import (
     LR_DECAYS,
@@ -233,6 +234,8 @@ class TrainingMixin:
         values = torch.from_numpy(self._registered_conditions().values)
         train = torch.from_numpy(self.train_indices_)
         self.module.set_standardisation(*(part[train] for part in (*posteriors, values)))
+        features = self.module.standardise(posteriors[0], posteriors[2])
+        self.combination_means_ = CombinationMeans.from_cells(self._labels(), features).to_dict()
         loader, validation = self._latent_loaders(posteriors, batch_size)
         epochs = n_epochs(max_epochs, n_steps, loader)
         stage = DiffusionStage(

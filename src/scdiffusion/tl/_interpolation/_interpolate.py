@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scdiffusion.diffusion import Guide, Sampler
-from scdiffusion.model._checks import did_you_mean
 from scdiffusion.model._constants import Key
 from scdiffusion.networks import Conditions
+from scdiffusion.tl._methods import read_method, settings_of
 
 from ._base import Interpolation, Leg, interpolations
 from ._stops import assign, cells_of, draw_rows, plan_between, plans_at, read_stops, shown
@@ -135,7 +134,7 @@ def interpolate(
     if n_states != int(n_states) or n_states < 2:
         raise ValueError(f"n_states must be a whole number, 2 or more; got {n_states!r}.")
     name = method if isinstance(method, str) else type(method).__name__
-    method = _read_method(method, settings)
+    method = read_method(interpolations, method, settings)
     if method.needs_classifier and key not in model.classifiers_:
         raise ValueError(f"There is no classifier of {key!r}: call model.train_classifier({key!r}).")
     sampler = model._read_sampler(sampler)
@@ -194,23 +193,8 @@ def interpolate(
                 "key": key,
                 "states": [str(stop) for stop in stops],
                 "method": name,
-                **_settings(method),
+                **settings_of(method),
                 **({"values": model.registry_["setup_args"]["values"]} if latents[0] is None else {}),
             }
         },
     )
-
-
-def _read_method(method: str | Interpolation, settings: dict[str, Any]) -> Interpolation:
-    method = interpolations.resolve(method)
-    known = [field.name for field in fields(method)] if is_dataclass(method) else []
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        raise TypeError(f"{type(method).__name__} has no setting {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
-    return replace(method, **settings) if settings else method
-
-
-def _settings(method: Interpolation) -> dict[str, Any]:
-    """Settings of a method for `uns`, where there can be no None."""
-    settings = asdict(method) if is_dataclass(method) else {}
-    return {name: value for name, value in settings.items() if value is not None}
