@@ -108,8 +108,9 @@ class GenerationMixin:
 
         - `X`: counts, int32 CSR, or non-negative log-normalised expression, float32 CSR, `(n_cells, n_genes)`.
         - `obs`: the conditions, with the categories of the training data; missing where left to the model or given as
-          a profile. A batch that was left to the model is drawn from the training cells with the same conditions.
-          Guidance leaves the batch alone.
+          a profile. What the decoder must know, the batch and the covariates of a model that :meth:`from_scvi_model`
+          made, is drawn from the training cells with the same conditions where it was left to the model. Guidance
+          leaves the batch alone.
         - `var`: as in training.
         - `obsm["X_scdiffusion"]`: latents, `(n_cells, n_latent)`.
         - `uns["scdiffusion"]`: how the cells were generated; `"values"` says what `X` holds.
@@ -145,7 +146,7 @@ class GenerationMixin:
         self._require_trained("generate")
         sampler = self._read_sampler(sampler)
         seed = seed_sequence(rng)
-        plan, conditions = self._plan(obs_conditions, n_cells, np.random.default_rng(seed.spawn(1)[0]))
+        plan, conditions, asked = self._plan(obs_conditions, n_cells, np.random.default_rng(seed.spawn(1)[0]))
         profiles = [self.composition.keys[position] for position in conditions.profiles]
         keys = {key: position for position, key in enumerate(self.composition.keys) if key != self.batch_key}
         guide, guidance_provenance = read_guidance(
@@ -156,14 +157,14 @@ class GenerationMixin:
             compose,
             defaults=self._settings["guidance"],
             keys=keys,
-            asked=[key for key, position in keys.items() if conditions.asked[:, position].any()],
+            asked=[key for key in keys if key in asked],
             profiles=profiles,
             classifiers=self.classifiers_,
             sees_conditions=self.module.denoiser.condition_encoder.sees_conditions,
         )
         library = self._read_library_size(library_size, len(conditions))
 
-        drawing = Drawing(conditions, sampler, n_steps, guide, library, batch_size=batch_size)
+        drawing = Drawing(conditions, sampler, n_steps, guide, self._covariates(plan), library, batch_size=batch_size)
         chunks = list(self._draw_cells(drawing, seed, "Generating", progress=progress))
 
         return AnnData(
@@ -204,23 +205,28 @@ class GenerationMixin:
             return "none"
         return "drawn" if library is None else "given"
 
-    def _plan(self, obs_conditions: Any, n_cells: int | None, rng: np.random.Generator) -> tuple[Plan, Conditions]:
-        """What the cells are to be: as `obs` says it, and as the networks see it, in which there are profiles too."""
+    def _plan(
+        self, obs_conditions: Any, n_cells: int | None, rng: np.random.Generator
+    ) -> tuple[Plan, Conditions, list[str]]:
+        """What the cells are to be: as `obs` says it, as the networks see it, with profiles, and what was asked for."""
         composition = self.composition
         obs_conditions, profiles = take_profiles(
-            obs_conditions, self.var_.index, composition, self.registry_["setup_args"]
+            obs_conditions, self.var_.index, composition, self.covariate_keys, self.registry_["setup_args"]
         )
         if profiles and not self.module.denoiser.condition_encoder.reads_profiles:
             raise ValueError(
                 "The model knows its categories by name only and cannot read a profile. Train one that knows them by "
                 "their mean expression: SCDiffusion(adata, condition_encoder='mean_expression')."
             )
-        asked = read_conditions(obs_conditions, n_cells, composition, rng)
-        _warn_of_extrapolation(asked, composition)
-        plan = fill_from_training(asked, composition, [self.batch_key] if self.batch_key else [], rng)
+        request = read_conditions(obs_conditions, n_cells, composition, rng)
+        _warn_of_extrapolation(request, composition)
+        is_asked = np.column_stack([request.codes >= 0, ~np.isnan(request.values)]).any(0)
+        is_asked[list(profiles)] = True
+        plan = fill_from_training(request, composition, self.covariate_keys, rng)
         codes = plan.codes.copy()
         codes[:, list(profiles)] = AS_GIVEN
-        return plan, self.module.conditions(torch.from_numpy(codes), torch.from_numpy(plan.values), profiles)
+        conditions = self.module.conditions(torch.from_numpy(codes), torch.from_numpy(plan.values), profiles)
+        return plan, conditions, [key for key, is_it in zip(composition.keys, is_asked, strict=True) if is_it]
 
     def _obs(self, plan: Plan) -> pd.DataFrame:
         composition = self.composition
