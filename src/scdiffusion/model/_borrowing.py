@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import scvi
+import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -147,6 +148,12 @@ class BorrowingMixin:
                 "The scvi-tools model holds no cells to learn from: pass adata, the cells it was trained on."
             )
         _check_genes(adata, model.registry)
+        if model.minified_data_type is not None and _get_adata_minify_type(adata) is None:
+            name = type(model).__name__
+            raise ValueError(
+                f"The {name} model holds minified cells and cannot read others: leave adata out, or load it with them, "
+                f"{name}.load(dir, adata=adata)."
+            )
         adata = model._validate_anndata(adata)
         manager = model.get_anndata_manager(adata, required=True)
 
@@ -294,11 +301,14 @@ def _conditions(
 
 def _with_predictions(model: BaseModelClass, adata: AnnData, labels: pd.Categorical, unlabelled: Any) -> pd.Categorical:
     """Labels without the unlabelled category, whose cells have what the model predicts."""
-    names = np.asarray(labels, dtype=object)
+    names, known = np.asarray(labels, dtype=object), labels.categories.drop(unlabelled)
     gaps = names == unlabelled
-    if gaps.any():
-        names[gaps] = np.asarray(model.predict(adata))[gaps]
-    return pd.Categorical(names, labels.categories.drop(unlabelled))
+    if gaps.any():  # model.predict() does not take minified data
+        mean, _ = model.get_latent_representation(adata, return_dist=True)
+        with torch.inference_mode():
+            scores = model.module.classifier(torch.from_numpy(mean[gaps]).to(model.device))
+        names[gaps] = known[scores.argmax(1).cpu().numpy()]
+    return pd.Categorical(names, known)
 
 
 def _new_anndata(manager: AnnDataManager, obs: pd.DataFrame, layer: str | None) -> AnnData:
