@@ -92,7 +92,7 @@ class BorrowedAutoencoder(nn.Module):
     """
 
     variational = encodes_covariates = True
-    modules: Mapping[str, type[nn.Module]] = {"VAE": VAE, "LDVAE": LDVAE}
+    scvi_modules: Mapping[str, type[nn.Module]] = {"VAE": VAE, "LDVAE": LDVAE}
     unused: tuple[str, ...] = ("l_encoder",)  # parts of the module that have no say in expression
 
     def __init__(
@@ -107,7 +107,7 @@ class BorrowedAutoencoder(nn.Module):
         super().__init__()
         if scvi_module is None:
             raise ValueError("This autoencoder comes with a trained model: SCDiffusion.from_scvi_model(model).")
-        self.scvi = self.modules[scvi_module](**scvi_settings)
+        self.scvi = self.scvi_modules[scvi_module](**scvi_settings)
         for name in self.unused:
             delattr(self.scvi, name)
         self.requires_grad_(False).eval()
@@ -213,7 +213,7 @@ class BorrowedTotalVI(BorrowedAutoencoder):
     """
 
     encodes_covariates = True
-    modules = {"TOTALVAE": TOTALVAE}
+    scvi_modules = {"TOTALVAE": TOTALVAE}
     unused = ("encoder", "background_pro_alpha", "background_pro_log_beta")
 
     def encode(self, expression: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor]:

@@ -248,7 +248,7 @@ def _module_settings(model: BaseModelClass, source: Source) -> dict[str, Any]:
         # Its encoder of library sizes has no part in this, and its prior of them is not needed.
         "use_observed_lib_size": True,
     }
-    taken = _arguments(autoencoders.member(source.autoencoder).modules[source.module])
+    taken = _arguments(autoencoders.member(source.autoencoder).scvi_modules[source.module])
     settings = {name: value for name, value in given.items() if name in taken and name not in source.renamed}
     for name, value in settings.items():
         try:
