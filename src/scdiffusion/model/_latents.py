@@ -167,9 +167,8 @@ class LatentMixin:
             told = name_some(self.covariate_keys)
             raise ValueError(f"The decoder is not told {unknown[0]!r}. It is told: {told}.")
         codes, values = read_conditions(request, max(n_cells, 1), composition, np.random.default_rng(0))
-        largest = [np.bincount(column, composition.n_cells).argmax() for column in composition.combinations.T]
         means = composition.n_cells @ composition.values / composition.n_trained
-        codes = np.where(codes < 0, np.array(largest, dtype=np.int64), codes)
+        codes = np.where(codes < 0, composition.largest, codes)
         return Plan(codes[:n_cells], np.where(np.isnan(values), means, values)[:n_cells])
 
     def _require_trained(self, what: str) -> None:

@@ -28,6 +28,7 @@ from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import DrawingMixin
 from scdiffusion.model._generation import GenerationMixin
 from scdiffusion.model._guidance import needs_classifiers
+from scdiffusion.model._hub import HubMixin
 from scdiffusion.model._latents import LatentMixin
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._presets import arguments_of, read_preset
@@ -48,6 +49,7 @@ class SCDiffusion(
     LatentMixin,
     BorrowingMixin,
     SavingMixin,
+    HubMixin,
     BaseModelClass,
 ):
     """Latent diffusion model of single-cell expression, which generates cells under any conditions.
