@@ -1,6 +1,7 @@
 """Autoencoders: from expression to latents and back."""
 
 from ._base import COUNTS, LOG_NORMALISED, Autoencoder, Likelihood, Parameters, autoencoders
+from ._borrowed import BorrowedAutoencoder, BorrowedTotalVI, NormalParameters, RectifiedNormal
 from ._components import count_components, normalise
 from ._counts import CountAutoencoder
 from ._likelihoods import (
@@ -21,6 +22,8 @@ __all__ = [
     "LOG_NORMALISED",
     "TARGET_SUM",
     "Autoencoder",
+    "BorrowedAutoencoder",
+    "BorrowedTotalVI",
     "CountAutoencoder",
     "CountLikelihood",
     "CountParameters",
@@ -29,9 +32,11 @@ __all__ = [
     "LogNormalisedAutoencoder",
     "MeanParameters",
     "NegativeBinomial",
+    "NormalParameters",
     "Parameters",
     "Poisson",
     "PretrainedWeights",
+    "RectifiedNormal",
     "SCimilarityAutoencoder",
     "SquaredError",
     "ZeroInflatedNegativeBinomial",

@@ -94,12 +94,20 @@ class Autoencoder(Protocol):
         What scores and draws the expression.
     variational
         Whether latents have a posterior, whose divergence from a standard normal is part of training.
+    encodes_covariates
+        Whether :meth:`encode` is told the covariates too, as its second argument.
+
+    Notes
+    -----
+    Covariates are what else is known of a cell: batch codes, `(n_cells,)`, or None where there is no batch. A
+    :class:`BorrowedAutoencoder` is told more. An autoencoder without any weight that requires a gradient is not trained.
     """
 
     n_genes: int
     n_latent: int
     likelihood: Likelihood
     variational: bool
+    encodes_covariates: bool
 
     def initialise(self, expression: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> None:
         """Set data-dependent starting values; called once, before the first training step.
@@ -116,10 +124,10 @@ class Autoencoder(Protocol):
         The log-variance is minus infinity where latents have no posterior.
         """
 
-    def loss(self, expression: Tensor, latents: Tensor, batch: Tensor | None) -> Tensor:
+    def loss(self, expression: Tensor, latents: Tensor, covariates: Tensor | None) -> Tensor:
         """Reconstruction loss of each cell, `(n_cells,)`."""
 
-    def parameters_of(self, latents: Tensor, library_size: Tensor, batch: Tensor | None) -> Parameters:
+    def parameters_of(self, latents: Tensor, library_size: Tensor, covariates: Tensor | None) -> Parameters:
         """Distribution of the expression of each cell and gene, to score and to draw from.
 
         `library_size` is `(n_cells,)`, and without meaning to a likelihood that has none.

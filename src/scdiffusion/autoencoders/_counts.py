@@ -62,7 +62,7 @@ class CountAutoencoder(nn.Module):
         What it is given; only `"counts"` will do.
     """
 
-    variational = True
+    variational, encodes_covariates = True, False
 
     def __init__(
         self,

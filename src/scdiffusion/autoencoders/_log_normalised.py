@@ -73,7 +73,7 @@ class LogNormalisedAutoencoder(nn.Module):
         `"log-normalised"` expression, which it takes as it is.
     """
 
-    variational = False
+    variational = encodes_covariates = False
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, n_genes: int, n_latent: int, values: str) -> None:
         super().__init__()

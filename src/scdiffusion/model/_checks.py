@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scdiffusion.autoencoders import COUNTS
+from scdiffusion.model._constants import Key
 from scdiffusion.model._expression_checks import check_expression
 from scdiffusion.model._messages import did_you_mean, name_some
 
@@ -63,7 +64,8 @@ def check_anndata(
     _check_names(adata)
     for key in columns:
         _check_column(adata, key)
-    check_expression(adata, layer, values)
+    if Key.POSTERIORS not in adata.obsm:  # else the expression is not read, and may not be there
+        check_expression(adata, layer, values)
     _warn_about_categories(adata, columns)
     return keys
 

@@ -107,7 +107,7 @@ class ClassifierMixin:
         batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
         network = {name: settings.pop(name) for name in ("n_hidden", "dropout")}
         with self._training_session(accelerator, devices, rng):
-            loader, validation = self._latent_loaders(self._posteriors(self._expression()), batch_size)
+            loader, validation = self._latent_loaders(self._registered_posteriors(self.adata_manager), batch_size)
             epochs = n_epochs(max_epochs, n_steps, loader)
             for key in keys:
                 position = self.composition.keys.index(key)

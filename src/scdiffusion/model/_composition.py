@@ -105,6 +105,11 @@ class TrainingComposition:
         return Plan(self.combinations[drawn], self.values[drawn])
 
     @cached_property
+    def largest(self) -> np.ndarray:
+        """Code of the category with the most trained cells, of each key, shape ``(n_categorical,)``."""
+        return np.array([np.bincount(column, self.n_cells).argmax() for column in self.combinations.T], dtype=np.int64)
+
+    @cached_property
     def standard_deviations(self) -> np.ndarray:
         """Standard deviation of each continuous condition over the trained cells, shape ``(n_continuous,)``."""
         shares = self.n_cells[:, None] / self.n_trained

@@ -106,7 +106,7 @@ def beyond_training(values: np.ndarray, composition: TrainingComposition) -> lis
 def fill_from_training(
     plan: Plan, composition: TrainingComposition, keys_to_fill: Sequence[str], rng: np.random.Generator
 ) -> Plan:
-    """Draw the codes of some keys, where they are left to the model, from training cells with the same conditions.
+    """Draw some conditions, where they are left to the model, from training cells with the same ones otherwise.
 
     Parameters
     ----------
@@ -115,23 +115,23 @@ def fill_from_training(
     composition
         What the model was trained on.
     keys_to_fill
-        Nuisance conditions such as the batch; categorical. Several are drawn jointly.
+        Nuisance conditions such as the batch. Several are drawn jointly.
     rng
-        Draws the codes.
+        Draws the cells to take them from.
 
     Returns
     -------
     The plan with those keys filled. Of the training cells with the same categories, those with about the same values
     count. Cells of a combination that was never trained on get the keys' overall proportions.
     """
-    filled = plan.codes.copy()
-    to_fill = np.isin(list(composition.categories), list(keys_to_fill))
+    codes, numbers = plan.codes.copy(), plan.values.copy()
+    to_fill = np.isin(composition.keys, list(keys_to_fill))
     nearby = NEARBY * composition.standard_deviations
     first, group, sizes = unique_rows(np.column_stack([plan.codes, ranks_of(np.round(plan.values / nearby))]))
     cells_of_rows = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
     for row, values, cells in zip(plan.codes[first], plan.values[first], cells_of_rows, strict=True):
-        gaps = np.flatnonzero(to_fill & (row < 0))
-        if not len(gaps):
+        gaps = to_fill & np.concatenate([row < 0, np.isnan(values)])
+        if not gaps.any():
             continue
         weights = composition.n_cells * _agrees_with(row, composition)
         if not weights.any():
@@ -139,8 +139,10 @@ def fill_from_training(
         distance = np.nansum(((composition.values - values) / nearby) ** 2, axis=1)
         weights = weights * np.exp((distance[weights > 0].min() - distance).clip(max=0) / 2)
         drawn = rng.choice(len(weights), size=len(cells), p=weights / weights.sum())
-        filled[np.ix_(cells, gaps)] = composition.combinations[np.ix_(drawn, gaps)]
-    return plan._replace(codes=filled)
+        of_codes, of_numbers = np.flatnonzero(gaps[: len(row)]), np.flatnonzero(gaps[len(row) :])
+        codes[np.ix_(cells, of_codes)] = composition.combinations[np.ix_(drawn, of_codes)]
+        numbers[np.ix_(cells, of_numbers)] = composition.values[np.ix_(drawn, of_numbers)]
+    return Plan(codes, numbers)
 
 
 def _requests(obs_conditions: Any, composition: TrainingComposition) -> dict[str, Any]:

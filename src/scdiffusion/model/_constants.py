@@ -8,4 +8,5 @@ class Key:
     CONDITIONS = "scdiffusion_conditions"
     CONTINUOUS = "scdiffusion_continuous"
     LATENT = "X_scdiffusion"
+    POSTERIORS = "_scvi_scdiffusion_posteriors"
     PROVENANCE = "scdiffusion"

@@ -26,10 +26,14 @@ class Drawing:
         Of the cells.
     sampler, n_steps, guide
         The reverse process.
+    covariates
+        What the decoder is told, as :class:`~scdiffusion.autoencoders.Autoencoder` takes it.
     library
         Expected total counts, `(n_cells,)`; by default drawn.
     origin
         Expression of cells to start from, `(n_cells, n_genes)`; by default pure noise.
+    origin_covariates
+        What the encoder is told of these.
     level
         Share of the process that the origin is noised to and denoised from.
     shift
@@ -42,8 +46,10 @@ class Drawing:
     sampler: Sampler
     n_steps: int | None
     guide: Guide | None = None
+    covariates: Tensor | None = None
     library: np.ndarray | None = None
     origin: sp.csr_matrix | None = None
+    origin_covariates: Tensor | None = None
     level: float = 1.0
     shift: Tensor | None = None
     batch_size: int = 4096
@@ -75,20 +81,27 @@ class DrawingMixin:
     def _draw_chunk(self, drawing: Drawing, rows: slice, seed: np.random.SeedSequence) -> Drawn:
         generator = torch.Generator(self.device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
         conditions = drawing.conditions[rows].to(self.device)
+
+        def part(of_cells: Tensor | None) -> Tensor | None:
+            return None if of_cells is None else of_cells[rows].to(self.device)
+
+        origin = None
+        if drawing.origin is not None:
+            origin = self._features(drawing.origin[rows], part(drawing.origin_covariates), generator)
         features = self.module.sample(
             conditions,
             drawing.sampler,
             drawing.n_steps,
             generator,
             drawing.guide,
-            origin=None if drawing.origin is None else self._features(drawing.origin[rows], generator),
+            origin=origin,
             level=drawing.level,
         )
         if drawing.shift is not None:
             features = features + drawing.shift[rows].to(features)
         expression = self._draw_expression(
             features,
-            conditions.codes[:, -1] if self.batch_key else None,
+            part(drawing.covariates),
             generator,
             None if drawing.library is None else drawing.library[rows],
         )

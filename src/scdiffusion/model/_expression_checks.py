@@ -150,15 +150,16 @@ def _where_counts_are(adata: AnnData | None, not_in: str) -> str:
     if adata is None:
         return keep
     layers = [layer for layer in (None, *adata.layers) if _name_of(layer) != not_in]
-    found = [f"layer={layer!r}" for layer in layers if _looks_like_counts(_stored(adata, layer))]
+    found = [f"layer={layer!r}" for layer in layers if looks_like_counts(_stored(adata, layer))]
     if found:
         return f" Pass {' or '.join(found)}."
-    if adata.raw is not None and _looks_like_counts(adata.raw.X):
+    if adata.raw is not None and looks_like_counts(adata.raw.X):
         return " Take them from adata.raw: adata = adata.raw.to_adata()"
     return keep
 
 
-def _looks_like_counts(X: Any) -> bool:
+def looks_like_counts(X: Any) -> bool:
+    """Whether the first rows of a matrix hold nothing but counts."""
     if X is None or 0 in X.shape:
         return False
     X = _in_memory(X[:N_ROWS_TO_JUDGE_A_LAYER], N_ROWS_TO_JUDGE_A_LAYER)

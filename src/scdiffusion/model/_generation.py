@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,19 @@ from scdiffusion.model._guidance import Methods, Scale, read_guidance
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._profiles import take_profiles
 from scdiffusion.networks import AS_GIVEN, Conditions
+
+
+class Request(NamedTuple):
+    """What cells are asked for."""
+
+    plan: Plan
+    """As `obs` says it."""
+    conditions: Conditions
+    """As the networks draw them."""
+    asked: list[str]
+    """Keys that anything is asked of."""
+    shift: Tensor | None
+    """What to add to the features that are drawn, `(n_cells, n_features)`."""
 
 
 class GenerationMixin:
@@ -115,8 +128,9 @@ class GenerationMixin:
 
         - `X`: counts, int32 CSR, or non-negative log-normalised expression, float32 CSR, `(n_cells, n_genes)`.
         - `obs`: the conditions, with the categories of the training data; missing where left to the model or given as
-          a profile. A batch that was left to the model is drawn from the training cells with the same conditions.
-          Guidance leaves the batch alone.
+          a profile. What the decoder must know, the batch and the covariates of a model that :meth:`from_scvi_model`
+          made, is drawn from the training cells with the same conditions where it was left to the model. Guidance
+          leaves the batch alone.
         - `var`: as in training.
         - `obsm["X_scdiffusion"]`: latents, `(n_cells, n_latent)`.
         - `uns["scdiffusion"]`: how the cells were generated; `"values"` says what `X` holds.
@@ -153,7 +167,7 @@ class GenerationMixin:
         sampler = self._read_sampler(sampler)
         seed = seed_sequence(rng)
         compose = self._settings["guidance"]["compose"] if compose is None else compose
-        plan, conditions, shift = self._plan(
+        plan, conditions, asked, shift = self._plan(
             obs_conditions,
             n_cells,
             np.random.default_rng(seed.spawn(1)[0]),
@@ -169,14 +183,23 @@ class GenerationMixin:
             compose,
             defaults=self._settings["guidance"],
             keys=keys,
-            asked=[key for key, position in keys.items() if conditions.asked[:, position].any()],
+            asked=[key for key in keys if key in asked],
             profiles=profiles,
             classifiers=self.classifiers_,
             sees_conditions=self.module.denoiser.condition_encoder.sees_conditions,
         )
         library = self._read_library_size(library_size, len(conditions))
 
-        drawing = Drawing(conditions, sampler, n_steps, guide, library, shift=shift, batch_size=batch_size)
+        drawing = Drawing(
+            conditions,
+            sampler,
+            n_steps,
+            guide,
+            self._covariates(plan),
+            library,
+            shift=shift,
+            batch_size=batch_size,
+        )
         chunks = list(self._draw_cells(drawing, seed, "Generating", progress=progress))
 
         return AnnData(
@@ -219,11 +242,11 @@ class GenerationMixin:
 
     def _plan(
         self, obs_conditions: Any, n_cells: int | None, rng: np.random.Generator, *, shifts_unseen: bool = False
-    ) -> tuple[Plan, Conditions, Tensor | None]:
-        """What the cells are to be, as `obs` says it; what the networks draw them as; and by what to shift them then."""
+    ) -> Request:
+        """What is asked for; combinations that were never trained on by way of trained ones if they are shifted."""
         composition = self.composition
         obs_conditions, profiles = take_profiles(
-            obs_conditions, self.var_.index, composition, self.registry_["setup_args"]
+            obs_conditions, self.var_.index, composition, self.covariate_keys, self.registry_["setup_args"]
         )
         if profiles and not self.module.denoiser.condition_encoder.reads_profiles:
             raise ValueError(
@@ -231,16 +254,23 @@ class GenerationMixin:
                 "their mean expression: SCDiffusion(adata, condition_encoder='mean_expression')."
             )
         asked = read_conditions(obs_conditions, n_cells, composition, rng)
+        is_asked = np.column_stack([asked.codes >= 0, ~np.isnan(asked.values)]).any(0)
+        is_asked[list(profiles)] = True
         drawn_as, shift = asked, None
         if shifts_unseen:
             drawn_as, shift = start_from_trained(asked, CombinationMeans.from_dict(self.combination_means_), rng)
         _warn_of_extrapolation(asked, drawn_as, composition)
-        filled = fill_from_training(drawn_as, composition, [self.batch_key] if self.batch_key else [], rng)
+        filled = fill_from_training(drawn_as, composition, self.covariate_keys, rng)
         codes = filled.codes.copy()
         codes[:, list(profiles)] = AS_GIVEN
-        conditions = self.module.conditions(torch.from_numpy(codes), torch.from_numpy(filled.values), profiles)
-        plan = asked._replace(codes=np.where(asked.codes == drawn_as.codes, filled.codes, asked.codes))
-        return plan, conditions, None if shift is None else torch.from_numpy(shift)
+        return Request(
+            asked._replace(
+                codes=np.where(asked.codes == drawn_as.codes, filled.codes, asked.codes), values=filled.values
+            ),
+            self.module.conditions(torch.from_numpy(codes), torch.from_numpy(filled.values), profiles),
+            [key for key, is_it in zip(composition.keys, is_asked, strict=True) if is_it],
+            None if shift is None else torch.from_numpy(shift),
+        )
 
     def _obs(self, plan: Plan) -> pd.DataFrame:
         composition = self.composition

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from scdiffusion.model._composition import Plan
+from scdiffusion.model._conditions import read_conditions
+from scdiffusion.model._messages import name_some
 from scdiffusion.model._module import DECODING_BLOCK
 
 
@@ -81,26 +84,24 @@ class LatentMixin:
 
         self._require_trained("posterior_predictive_sample")
         of_latents, of_expression = _generator(rng), _generator(rng, self.device)
-        mean, log_variance, log_library, batch = self._encode(adata, indices)
+        mean, log_variance, log_library, covariates = self._encode(adata, indices)
         draws = []
         for _ in range(n_samples):
             latents = self._latents(mean, log_variance, log_library, of_latents)
-            blocks = self._draw(latents, log_library.to(self.device), batch, of_expression)
+            blocks = self._draw(latents, log_library.to(self.device), covariates, of_expression)
             draws.append(sparse.COO.from_scipy_sparse(sp.vstack(blocks, format="csr")))
         return sparse.GCXS.from_coo(draws[0] if n_samples == 1 else sparse.stack(draws, axis=-1))
 
     def _encode(
         self, adata: AnnData | None, indices: Sequence[int] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Means and log-variances of the latents of cells, log library sizes `(n_cells, n_library)`, and batch codes."""
+        """Means and log-variances of the latents of cells, log library sizes `(n_cells, n_library)`, and covariates."""
         adata = self._validate_anndata(adata)
         manager = self.get_anndata_manager(adata, required=True)
-        expression = self._expression(manager)
-        codes, _ = self._registered_conditions(manager)
-        if indices is not None:
-            expression, codes = expression[np.asarray(indices)], codes[np.asarray(indices)]
-        batch = torch.from_numpy(codes[:, -1]).to(self.device) if self.batch_key else None
-        return *self._posteriors(expression), batch
+        cells = slice(None) if indices is None else np.asarray(indices)
+        covariates = self._covariates(self._registered_conditions(manager))
+        covariates = None if covariates is None else covariates[cells].to(self.device)
+        return *self._registered_posteriors(manager, cells), covariates
 
     def _latents(
         self, mean: Tensor, log_variance: Tensor, log_library: Tensor, generator: torch.Generator | None
@@ -112,7 +113,12 @@ class LatentMixin:
 
     @torch.inference_mode()
     def decode(
-        self, latents: np.ndarray, *, library_size: float | Sequence[float] | None = None, batch: str | None = None
+        self,
+        latents: np.ndarray,
+        *,
+        library_size: float | Sequence[float] | None = None,
+        batch: str | None = None,
+        covariates: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
         """Expected counts, or log-normalised expression, of given latents.
 
@@ -127,6 +133,9 @@ class LatentMixin:
             Expected total counts, for all cells or per cell; by default the training cells' geometric mean.
         batch
             Category of the batch key; by default the largest batch.
+        covariates
+            What else the decoder of a model from :meth:`from_scvi_model` is told: a category or number for all cells, or
+            one per cell, by condition key. By default the largest category and the mean.
 
         Returns
         -------
@@ -141,17 +150,26 @@ class LatentMixin:
             )
         _, typical = self.module.split(torch.zeros((len(z), self.module.n_features), device=z.device))
         log_library = self._log_library(typical, self._read_library_size(library_size, len(z)))
-        codes = None
-        if self.batch_key:
-            column = self.composition.keys.index(self.batch_key)
-            totals = np.bincount(self.composition.combinations[:, column], weights=self.composition.n_cells)
-            code = self.composition.code(self.batch_key, batch) if batch is not None else int(totals.argmax())
-            codes = torch.full((len(z),), code, device=z.device)
+        request = {**({} if batch is None else {self.batch_key: batch}), **(covariates or {})}
+        told = self._covariates(self._typical_where_open(request, len(z)))
+        told = None if told is None else told.to(z.device)
         parts = [
-            self.module.decode(z[rows], log_library[rows], None if codes is None else codes[rows]).mean.cpu()
+            self.module.decode(z[rows], log_library[rows], None if told is None else told[rows]).mean.cpu()
             for rows in _blocks(len(z))
         ]
         return torch.cat(parts).numpy() if parts else np.empty((0, self.module.autoencoder.n_genes), np.float32)
+
+    def _typical_where_open(self, request: dict[str, Any], n_cells: int) -> Plan:
+        """What cells are asked to be, and else the largest category and the mean of the training cells."""
+        composition = self.composition
+        unknown = [key for key in request if key not in self.covariate_keys]
+        if unknown:
+            told = name_some(self.covariate_keys)
+            raise ValueError(f"The decoder is not told {unknown[0]!r}. It is told: {told}.")
+        codes, values = read_conditions(request, max(n_cells, 1), composition, np.random.default_rng(0))
+        means = composition.n_cells @ composition.values / composition.n_trained
+        codes = np.where(codes < 0, composition.largest, codes)
+        return Plan(codes[:n_cells], np.where(np.isnan(values), means, values)[:n_cells])
 
     def _require_trained(self, what: str) -> None:
         if not self.is_trained_:
@@ -177,12 +195,13 @@ class LatentMixin:
 
     @torch.inference_mode()
     def _draw(
-        self, latents: Tensor, log_library: Tensor, batch: Tensor | None, generator: torch.Generator
+        self, latents: Tensor, log_library: Tensor, covariates: Tensor | None, generator: torch.Generator
     ) -> list[sp.csr_matrix]:
         """Draw expression block by block, so that only one block of cells by genes is ever dense."""
         drawn, likelihood = [], self.module.autoencoder.likelihood
         for rows in _blocks(len(latents)):
-            parameters = self.module.decode(latents[rows], log_library[rows], None if batch is None else batch[rows])
+            told = None if covariates is None else covariates[rows]
+            parameters = self.module.decode(latents[rows], log_library[rows], told)
             cells, genes, values = likelihood.draw(parameters, generator)
             per_cell = torch.bincount(cells, minlength=len(latents[rows]))
             indptr = np.concatenate([[0], per_cell.cumsum(0).cpu().numpy()])

@@ -158,7 +158,7 @@ class SCDiffusionModule(BaseModuleClass):
         of_library = slice(self.autoencoder.n_latent, None)
         return latents, log_library * self.feature_scale[of_library] + self.feature_mean[of_library]
 
-    def decode(self, latents: Tensor, log_library: Tensor, batch: Tensor | None = None) -> Parameters:
+    def decode(self, latents: Tensor, log_library: Tensor, covariates: Tensor | None = None) -> Parameters:
         """Distribution of the expression of at most :data:`DECODING_BLOCK` cells, of which each is decoded alone.
 
         Parameters
@@ -167,8 +167,8 @@ class SCDiffusionModule(BaseModuleClass):
             Standardised latents, `(n_cells, n_latent)`.
         log_library
             Log library size in counts, `(n_cells, n_library)`.
-        batch
-            Batch codes, `(n_cells,)`.
+        covariates
+            As :class:`~scdiffusion.autoencoders.Autoencoder` takes them.
         """
         n_cells = len(latents)
 
@@ -180,7 +180,7 @@ class SCDiffusionModule(BaseModuleClass):
         of_latents = slice(self.autoencoder.n_latent)
         unstandardised = latents * self.feature_scale[of_latents] + self.feature_mean[of_latents]
         parameters = self.autoencoder.parameters_of(
-            pad(unstandardised), pad(log_library).exp().squeeze(1), None if batch is None else pad(batch)
+            pad(unstandardised), pad(log_library).exp().squeeze(1), None if covariates is None else pad(covariates)
         )
         return parameters.head(n_cells)
 
@@ -249,12 +249,13 @@ class SCDiffusionModule(BaseModuleClass):
         return torch.clamp(x0, -self.feature_limit, self.feature_limit)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
-        return {"expression": tensors["X"]}
+        return {"expression": tensors["X"], "covariates": tensors.get("covariates")}
 
     @auto_move_data
-    def inference(self, expression: Tensor) -> dict[str, Tensor]:
+    def inference(self, expression: Tensor, covariates: Tensor | None = None) -> dict[str, Tensor]:
         """Posterior of the latents of registered expression, `(n_cells, n_genes)`, before standardisation."""
-        mean, log_variance = self.autoencoder.encode(expression)
+        told = (covariates,) if self.autoencoder.encodes_covariates else ()
+        mean, log_variance = self.autoencoder.encode(expression, *told)
         return {"mean": mean, "log_variance": log_variance, "library_size": expression.sum(1)}
 
     def _get_generative_input(
@@ -263,20 +264,20 @@ class SCDiffusionModule(BaseModuleClass):
         return {
             "latents": inference_outputs["mean"],
             "library_size": inference_outputs["library_size"],
-            "batch": tensors.get("batch"),
+            "covariates": tensors.get("covariates"),
         }
 
     @auto_move_data
-    def generative(self, latents: Tensor, library_size: Tensor, batch: Tensor | None = None) -> dict[str, Any]:
+    def generative(self, latents: Tensor, library_size: Tensor, covariates: Tensor | None = None) -> dict[str, Any]:
         """Distribution of the expression given latents before standardisation."""
-        return {"px": self.autoencoder.parameters_of(latents, library_size, batch)}
+        return {"px": self.autoencoder.parameters_of(latents, library_size, covariates)}
 
     def loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Any]
     ) -> LossOutput:
         """Loss of the autoencoder, the latents at their means: a bound on the evidence where they have a posterior."""
         mean, log_variance = inference_outputs["mean"], inference_outputs["log_variance"]
-        reconstruction = self.autoencoder.loss(tensors["X"], mean, tensors.get("batch"))
+        reconstruction = self.autoencoder.loss(tensors["X"], mean, tensors.get("covariates"))
         divergence = torch.zeros_like(reconstruction)
         if self.autoencoder.variational:
             divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)

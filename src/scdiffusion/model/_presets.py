@@ -173,7 +173,7 @@ _CHOICES: dict[str, Registry] = {
 _PARTS: dict[str, tuple[str, ...]] = {
     "autoencoder": (
         "autoencoder", "n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "dropout", "freeze_hidden",
-        "n_discriminant",
+        "n_discriminant", "scvi_module", "scvi_settings", "covariates",
     ),
     "latents": ("standardise_latents",),
     "process": tuple(name for name in inspect.signature(DiffusionProcess).parameters),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,11 @@ def set_profiles(
 
 
 def take_profiles(
-    obs_conditions: Any, genes: pd.Index, composition: TrainingComposition, setup: Mapping[str, Any]
+    obs_conditions: Any,
+    genes: pd.Index,
+    composition: TrainingComposition,
+    covariate_keys: Collection[str],
+    setup: Mapping[str, Any],
 ) -> tuple[Any, dict[int, Tensor]]:
     """Take the profiles out of what a user asks for.
 
@@ -72,6 +76,8 @@ def take_profiles(
         Genes of the model.
     composition
         What the model was trained on.
+    covariate_keys
+        Conditions that the decoder is told.
     setup
         How the training cells were registered.
 
@@ -91,8 +97,9 @@ def take_profiles(
         if key not in composition.keys or not _is_profile(request, key, genes, composition):
             rest[key] = request
             continue
-        if key == setup["batch_key"]:
-            raise ValueError(f"{key!r} is the batch, which the decoder must know: there is no profile of it.")
+        if key in covariate_keys:
+            what = "the batch" if key == setup["batch_key"] else "a covariate"
+            raise ValueError(f"{key!r} is {what}, which the decoder must know: there is no profile of it.")
         if key in composition.continuous:
             raise ValueError(f"{key!r} is continuous: ask for numbers, there is no profile of it.")
         profiles[composition.keys.index(key)] = read_profile(request, key, genes, setup["layer"], setup["values"])

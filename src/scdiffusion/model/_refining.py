@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
@@ -95,10 +96,18 @@ class RefiningMixin:
         planning = np.random.default_rng(seed.spawn(1)[0])
         if isinstance(obs_conditions, str) and obs_conditions == OBSERVED:
             obs_conditions = adata.obs[[key for key in self.composition.keys if key in adata.obs]]
-        plan, conditions, _ = self._plan(obs_conditions, adata.n_obs, planning)
+        plan, conditions, *_ = self._plan(obs_conditions, adata.n_obs, planning)
 
         drawing = Drawing(
-            conditions, sampler, n_steps, library=library, origin=adata.X, level=level, batch_size=batch_size
+            conditions,
+            sampler,
+            n_steps,
+            covariates=self._covariates(plan),
+            library=library,
+            origin=adata.X,
+            origin_covariates=self._observed_covariates(adata.obs, planning),
+            level=level,
+            batch_size=batch_size,
         )
         chunks = list(self._draw_cells(drawing, seed, "Refining", progress=progress))
 
@@ -135,18 +144,26 @@ class RefiningMixin:
         columns = adata.var_names.get_indexer(genes)
         return AnnData(sp.csr_matrix(X, dtype=np.float32)[:, columns], obs=adata.obs.copy())
 
-    def _features(self, expression: sp.csr_matrix, generator: torch.Generator) -> Tensor:
+    def _observed_covariates(self, obs: pd.DataFrame, rng: np.random.Generator) -> Tensor | None:
+        """What the encoder is told of cells: what `obs` says, and where it does not, what training cells have."""
+        if not self.module.autoencoder.encodes_covariates:
+            return None
+        plan = read_conditions(obs[[key for key in self.covariate_keys if key in obs]], len(obs), self.composition, rng)
+        return self._covariates(fill_from_training(plan, self.composition, self.covariate_keys, rng))
+
+    def _features(self, expression: sp.csr_matrix, covariates: Tensor | None, generator: torch.Generator) -> Tensor:
         """What the diffusion sees of cells: a sample of each posterior and library sizes, standardised."""
-        mean, log_variance, log_library = (part.to(self.device) for part in self._posteriors(expression))
+        mean, log_variance, log_library = (part.to(self.device) for part in self._posteriors(expression, covariates))
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         return self.module.standardise(mean + (0.5 * log_variance).exp() * noise, log_library)
 
     def _draw_expression(
-        self, features: Tensor, batch: Tensor | None, generator: torch.Generator, library: np.ndarray | None = None
+        self, features: Tensor, covariates: Tensor | None, generator: torch.Generator, library: np.ndarray | None = None
     ) -> sp.csr_matrix:
         """Expression drawn from features of cells, `(n_cells, n_genes)`."""
         latents, log_library = self.module.split(features)
-        return sp.vstack(self._draw(latents, self._log_library(log_library, library), batch, generator), format="csr")
+        log_library = self._log_library(log_library, library)
+        return sp.vstack(self._draw(latents, log_library, covariates, generator), format="csr")
 
     def _generator(self, rng: np.random.Generator) -> torch.Generator:
         """Source of randomness on the model's device, seeded by the next number of `rng`."""

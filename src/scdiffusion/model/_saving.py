@@ -110,7 +110,8 @@ class SavingMixin:
         if adata is None or adata is False:
             adata = None
         else:
-            _check_genes(adata, contents["var_names"])
+            remedy = "adata = adata[:, model.var_.index].copy(), or load without data: load(dir)."
+            check_genes(adata, contents["var_names"], remedy)
             cls.setup_anndata(adata, source_registry=registry, **registry["setup_args"])
         overrides = parameters["kwargs"]["overrides"]
         model = cls(adata, registry=registry, **parameters["non_kwargs"], **overrides)
@@ -190,7 +191,8 @@ def _umask() -> int:
     return mask
 
 
-def _check_genes(adata: AnnData, var_names: list[str]) -> None:
+def check_genes(adata: AnnData, var_names: list[str], remedy: str) -> None:
+    """Raise unless cells have the genes of a model, in their order."""
     given = adata.var_names.astype(str)
     if list(given) == var_names:
         return
@@ -200,6 +202,5 @@ def _check_genes(adata: AnnData, var_names: list[str]) -> None:
     else:
         detail = f"they are in another order, or there are others among them ({len(given)} against {len(var_names)})"
     raise ValueError(
-        f"adata does not have the genes the model was trained on: {detail}. Bring them in line with "
-        "adata = adata[:, model.var_.index].copy(), or load without data: load(dir)."
+        f"adata does not have the genes the model was trained on: {detail}. Bring them in line with {remedy}"
     )

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from torch import Tensor
 
 from scdiffusion.model._combinations import CombinationMeans
+from scdiffusion.model._constants import Key
 from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.training import (
     LR_DECAYS,
@@ -123,9 +125,13 @@ class TrainingMixin:
         if not 0 < train_size <= 1:
             raise ValueError(f"train_size must be above 0 and at most 1; got {train_size!r}.")
         self._require_data()
-        epochs = _read_epochs(max_epochs, STAGES if self._guides_by_classifiers else STAGES[:-1])
+        epochs = _read_epochs(max_epochs, self._stages())
         if classifier_kwargs and "classifier" not in epochs:
             raise ValueError("This model does not guide by classifiers unless asked: call model.train_classifier(...).")
+        if autoencoder_kwargs and "autoencoder" not in epochs:
+            raise ValueError(
+                "The autoencoder of this model came trained and stays as it is: leave autoencoder_kwargs out."
+            )
         autoencoder_settings = self._training_settings("autoencoder", autoencoder_kwargs)
         diffusion_settings = self._training_settings("diffusion", diffusion_kwargs)
         self._training_settings("classifier", classifier_kwargs)
@@ -141,21 +147,27 @@ class TrainingMixin:
         trains_classifiers = epochs.get("classifier", 0) != 0
         with self._training_session(accelerator, devices, rng):
             self._split_cells(train_size, np.random.default_rng(rng))
-            expression = self._expression()
-            if epochs["autoencoder"] != 0:
+            if epochs.get("autoencoder", 0) != 0:
                 self._drop_classifiers(warn=not trains_classifiers)
                 self._train_autoencoder(
-                    expression, epochs["autoencoder"], early_stopping, autoencoder_settings,
-                    common, np.random.default_rng(rng),
-                )  # fmt: skip
+                    epochs["autoencoder"], early_stopping, autoencoder_settings, common, np.random.default_rng(rng)
+                )
             if epochs["diffusion"] != 0:
-                self._train_diffusion(expression, epochs["diffusion"], early_stopping, diffusion_settings, common)
+                self._train_diffusion(epochs["diffusion"], early_stopping, diffusion_settings, common)
         missing = [key for key in self._classifiable_keys() if key not in self.classifiers_]
         if trains_classifiers and missing and self.is_trained_:
             self.train_classifier(
                 missing, max_epochs=epochs["classifier"], early_stopping=early_stopping,
                 classifier_kwargs=classifier_kwargs, rng=rng, **common,
             )  # fmt: skip
+
+    def _stages(self) -> list[str]:
+        """What there is to train: an autoencoder that came trained is frozen."""
+        is_trained = {
+            "autoencoder": not any(weights.requires_grad for weights in self.module.autoencoder.parameters()),
+            "classifier": not self._guides_by_classifiers,
+        }
+        return [stage for stage in STAGES if not is_trained.get(stage)]
 
     def _require_data(self) -> None:
         if self.adata is None:
@@ -198,7 +210,6 @@ class TrainingMixin:
 
     def _train_autoencoder(
         self,
-        expression: sp.csr_matrix,
         max_epochs: int | None,
         early_stopping: bool,
         settings: dict[str, Any],
@@ -206,7 +217,8 @@ class TrainingMixin:
         rng: np.random.Generator,
     ) -> None:
         batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
-        batch = self._batch_codes()
+        expression, batch = self._expression(), self._covariates(self._registered_conditions())
+        batch = None if batch is None else batch.numpy()
 
         def loader(cells: np.ndarray, *, shuffle: bool) -> ExpressionLoader:
             codes = None if batch is None else batch[cells]
@@ -223,14 +235,13 @@ class TrainingMixin:
 
     def _train_diffusion(
         self,
-        expression: sp.csr_matrix,
         max_epochs: int | None,
         early_stopping: bool,
         settings: dict[str, Any],
         trainer_kwargs: dict[str, Any],
     ) -> None:
         batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
-        posteriors = self._posteriors(expression)
+        posteriors = self._registered_posteriors(self.adata_manager)
         values = torch.from_numpy(self._registered_conditions().values)
         train = torch.from_numpy(self.train_indices_)
         self.module.set_standardisation(*(part[train] for part in (*posteriors, values)))
@@ -272,13 +283,27 @@ class TrainingMixin:
             self.module.eval()
         self.history_ = {**(self.history_ or {}), **_append(self.history_ or {}, history)}
 
+    def _registered_posteriors(
+        self, manager: AnnDataManager, cells: slice | np.ndarray = slice(None)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Posteriors of registered cells: those that are stored with them, else of their expression."""
+        stored = manager.adata.obsm.get(Key.POSTERIORS)
+        if stored is None:
+            covariates = self._covariates(self._registered_conditions(manager))
+            covariates = None if covariates is None else covariates[cells]
+            return self._posteriors(self._expression(manager)[cells], covariates)
+        n_latent = self.module.autoencoder.n_latent
+        return torch.from_numpy(stored[cells]).split([n_latent, n_latent, self.module.n_library], dim=1)
+
     @torch.inference_mode()
-    def _posteriors(self, expression: sp.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
+    def _posteriors(self, expression: sp.csr_matrix, covariates: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Means and log-variances of the latents of all cells, and their log library sizes, on the CPU."""
         parts = []
         for start in range(0, expression.shape[0], 512):
-            x = torch.from_numpy(expression[start : start + 512].toarray()).to(self.device)
-            posterior = self.module.inference(x)
+            rows = slice(start, start + 512)
+            x = torch.from_numpy(expression[rows].toarray()).to(self.device)
+            told = None if covariates is None else covariates[rows].to(self.device)
+            posterior = self.module.inference(x, told)
             log_library = posterior["library_size"].log()[:, None]
             parts.append((posterior["mean"].cpu(), posterior["log_variance"].cpu(), log_library.cpu()))
         mean, log_variance, log_library = (torch.cat(part).clone() for part in zip(*parts, strict=True))

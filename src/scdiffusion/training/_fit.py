@@ -50,7 +50,7 @@ def fit_stage(
     checkpoint_dir
         Where to write a checkpoint after each epoch, and where to look for one to go on from.
     logger, callbacks, trainer_kwargs
-        Passed on to :class:`~lightning.pytorch.Trainer`, beside our own.
+        Passed on to :class:`~lightning.pytorch.Trainer`, beside our own. Of `enable_progress_bar`, False is heeded.
 
     Returns
     -------
@@ -58,6 +58,7 @@ def fit_stage(
     """
     best = KeepBest(stage.validation_loss, patience, stage.least_gain)
     history = SimpleLogger()
+    progress = trainer_kwargs.pop("enable_progress_bar", True) and progress
     own: list[Any] = [best, *([Progress(stage.name)] if progress else [])]
     resume_from = None
     if checkpoint_dir is not None:

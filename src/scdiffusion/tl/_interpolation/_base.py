@@ -70,7 +70,7 @@ class Interpolation(ABC):
 
     @abstractmethod
     def counts(
-        self, leg: Leg, weight: float, batch: Tensor | None, generator: torch.Generator
+        self, leg: Leg, weight: float, covariates: Tensor | None, generator: torch.Generator
     ) -> tuple[sp.csr_matrix, Tensor | None]:
         """Cells between source and target.
 
@@ -80,8 +80,8 @@ class Interpolation(ABC):
             Where they come from and go to.
         weight
             0 at the source, 1 at the target.
-        batch
-            Batch codes of the cells, `(n_cells,)`; None without batches.
+        covariates
+            What the decoder is told of the cells, as :class:`~scdiffusion.autoencoders.Autoencoder` takes it.
         generator
             Source of randomness.
 
@@ -99,11 +99,11 @@ class FeatureInterpolation(Interpolation):
         """Latents and log library size at a weight, standardised, `(n_cells, n_latent + 1)`."""
 
     def counts(
-        self, leg: Leg, weight: float, batch: Tensor | None, generator: torch.Generator
+        self, leg: Leg, weight: float, covariates: Tensor | None, generator: torch.Generator
     ) -> tuple[sp.csr_matrix, Tensor]:
         """Draw counts of the features at a weight; parameters as for :meth:`Interpolation.counts`."""
         features = self.features(leg, weight)
-        return leg.model._draw_expression(features, batch, generator), features
+        return leg.model._draw_expression(features, covariates, generator), features
 
 
 def check_level(start_level: float | None) -> None:

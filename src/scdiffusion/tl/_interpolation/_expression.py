@@ -22,7 +22,7 @@ class ExpressionInterpolation(Interpolation):
     """
 
     def counts(
-        self, leg: Leg, weight: float, batch: Tensor | None, generator: torch.Generator
+        self, leg: Leg, weight: float, covariates: Tensor | None, generator: torch.Generator
     ) -> tuple[sp.csr_matrix, None]:
         if leg.model.registry_["setup_args"]["values"] != COUNTS:
             return (1 - weight) * leg.start + weight * leg.end, None

@@ -81,7 +81,8 @@ def interpolate(
         Number of cells to follow, drawn from those of the source without replacement. By default all, at most 1,000.
     keep
         Condition keys whose values at the start the states keep, such as the donor. Others are left to the model. The
-        batch is not shown to the diffusion; cells are decoded as of the batch of their start.
+        batch is not shown to the diffusion; cells are decoded as of the batch of their start. So are other covariates
+        of a model made from one of scvi-tools.
     sampler, n_steps
         As for :meth:`~scdiffusion.SCDiffusion.generate`.
     rng
@@ -148,7 +149,10 @@ def interpolate(
     rows = draw_rows([cells_of(cells, model, key, stop) for stop in with_cells], n_cells, seeds)
     plans = plans_at(model, cells.obs.iloc[rows[0]], key, stops, keep, seeds)
     counts = [cells.X[chosen] for chosen in rows]
-    features = [model._features(drawn, model._generator(seeds)) for drawn in counts]
+    covariates = [model._observed_covariates(cells.obs.iloc[chosen], seeds) for chosen in rows]
+    features = [
+        model._features(drawn, told, model._generator(seeds)) for drawn, told in zip(counts, covariates, strict=True)
+    ]
     for i in range(1, len(rows)):
         order = assign(features[i - 1], features[i])
         counts[i], features[i] = counts[i][order], features[i][order]
@@ -156,7 +160,8 @@ def interpolate(
         counts, features = [*counts, None], [*features, None]
 
     conditions = [shown(model, plan) for plan in plans]
-    batch = torch.from_numpy(plans[0].codes[:, -1]).to(model.device) if model.batch_key else None
+    told = model._covariates(plans[0])
+    told = None if told is None else told.to(model.device)
     noise_seed = int(seeds.integers(2**63))
 
     def denoise(origin: Tensor, level: float, conditions: Conditions, guide: Guide | None = None) -> Tensor:
@@ -174,7 +179,7 @@ def interpolate(
     for state, where in enumerate(tqdm(along, desc="Interpolating", unit="state", disable=not progress)):
         leg = min(int(where), len(legs) - 1)
         weight = float(where - leg)
-        drawn, drawn_from = method.counts(legs[leg], weight, batch, model._generator(seeds))
+        drawn, drawn_from = method.counts(legs[leg], weight, told, model._generator(seeds))
         blocks.append(drawn)
         latents.append(drawn_from)
         frame = model._obs(plan_between(*plans[leg : leg + 2], weight))

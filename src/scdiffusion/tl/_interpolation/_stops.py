@@ -27,7 +27,7 @@ MAX_CELLS = 1000  # by default; the pairing of 5,000 takes seconds, of 10,000 mo
 def read_stops(model: SCDiffusion, key: str, source: Any, target: Any) -> list[Any]:
     """Categories, or numbers, of the states to pass in turn."""
     composition = model.composition
-    available = [name for name in composition.keys if name != model.batch_key]
+    available = [name for name in composition.keys if name not in model.covariate_keys]
     if not available:
         raise ValueError(
             "Interpolation needs a condition, and the model was trained without. Train one with "
@@ -89,24 +89,29 @@ def assign(a: Tensor, b: Tensor) -> np.ndarray:
 def plans_at(
     model: SCDiffusion, obs: pd.DataFrame, key: str, stops: list[Any], keep: list[str], rng: np.random.Generator
 ) -> list[Plan]:
-    """What the cells are at each stop, with the batch of their start, and what they are to keep of it."""
-    composition, batch = model.composition, [model.batch_key] if model.batch_key else []
+    """What the cells are at each stop, with the covariates of their start, and what they are to keep of it."""
+    composition, covariates = model.composition, model.covariate_keys
     missing = [name for name in keep if name not in obs]
     if missing:
         raise ValueError(f"adata.obs has no column {missing[0]!r}, which is to be kept.")
-    kept = obs[[name for name in dict.fromkeys([*keep, *batch]) if name in obs]]
+    kept = obs[[name for name in dict.fromkeys([*keep, *covariates]) if name in obs]]
     at_stops = [read_conditions(kept.assign(**{key: stop}), len(obs), composition, rng) for stop in stops]
-    start = fill_from_training(at_stops[0], composition, batch, rng)
-    if batch:
-        for plan in at_stops:
-            plan.codes[:, -1] = start.codes[:, -1]
-    return at_stops
+    start = fill_from_training(at_stops[0], composition, covariates, rng)
+    same = np.isin(composition.keys, covariates)
+    n_categorical = len(composition.categories)
+    return [
+        Plan(
+            np.where(same[:n_categorical], start.codes, plan.codes),
+            np.where(same[n_categorical:], start.values, plan.values),
+        )
+        for plan in at_stops
+    ]
 
 
 def shown(model: SCDiffusion, plan: Plan) -> Conditions:
-    """Conditions as the diffusion is shown them: without the batch."""
+    """Conditions as the diffusion is shown them: without the covariates."""
     conditions = model.module.conditions(torch.from_numpy(plan.codes), torch.from_numpy(plan.values)).to(model.device)
-    return conditions.without(*([plan.codes.shape[1] - 1] if model.batch_key else []))
+    return conditions.without(*map(model.composition.keys.index, model.covariate_keys))
 
 
 def plan_between(source: Plan, target: Plan, weight: float) -> Plan:
