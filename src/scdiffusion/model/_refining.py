@@ -13,7 +13,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from scdiffusion.diffusion import Sampler
-from scdiffusion.model._conditions import OBSERVED
+from scdiffusion.model._conditions import OBSERVED, fill_from_training, read_conditions
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._expression_checks import check_expression
