@@ -1,4 +1,4 @@
-"""Diffusion on plain tensors: noise schedules, the forward process, samplers and guidance."""
+"""Diffusion on plain tensors: noise schedules, the forward process, samplers, guidance and selection."""
 
 from .guidance import (
     ClassifierFreeGuidance,
@@ -15,6 +15,7 @@ from .guidance import (
 from .process import DiffusionProcess, loss_weightings, predictions
 from .samplers import DDIMSampler, DDPMSampler, DPMPP2MSampler, EulerSampler, Sampler, samplers
 from .schedules import CosineSchedule, LinearSchedule, NoiseSchedule, schedules
+from .selection import RankSelection, RejectionSelection, Selection, selections
 
 __all__ = [
     "ClassifierFreeGuidance",
@@ -31,7 +32,10 @@ __all__ = [
     "JointComposition",
     "LinearSchedule",
     "NoiseSchedule",
+    "RankSelection",
+    "RejectionSelection",
     "Sampler",
+    "Selection",
     "Step",
     "SumComposition",
     "compositions",
@@ -40,4 +44,5 @@ __all__ = [
     "predictions",
     "samplers",
     "schedules",
+    "selections",
 ]

@@ -9,3 +9,4 @@ class Key:
     CONTINUOUS = "scdiffusion_continuous"
     LATENT = "X_scdiffusion"
     PROVENANCE = "scdiffusion"
+    SCORE = "realness"
