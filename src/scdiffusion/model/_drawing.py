@@ -148,7 +148,7 @@ class DrawingMixin:
             drawn = Drawn(rows, rows.start + asked.numpy(), latents, expression, None, len(asked))
             if cut is None:
                 return drawn
-            log_ratio = self._log_ratio(expression)
+            log_ratio = self._log_ratio(expression, latents)
             kept = cut.keep(log_ratio, asked, group, selecting).numpy()
             return Drawn(rows, drawn.asked[kept], latents[kept], expression[kept], log_ratio.numpy()[kept], len(asked))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scdiffusion.model._conditions import OBSERVED
+from scdiffusion.model._constants import Key
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._selection import KEEP_ALL
 from scdiffusion.training import LabelledLoader, ScorerStage, auto_precision
@@ -42,8 +43,8 @@ class ScoringMixin:
         """Train a network that tells real cells from generated ones, for `generate(keep_top=...)`.
 
         Call it after :meth:`train`, which has done it for `preset="scld"`; cells are split as there, and as many are
-        generated. Both go through the encoder: the scorer reads latents, and of counts also library size and number of
-        genes detected. It knows no conditions.
+        generated. It reads latents. Where cells are drawn as counts, real and generated ones both go through the encoder
+        first, and library size and number of genes detected are read too. It knows no conditions.
 
         A scorer belongs to the weights that drew its generated cells. When these change, :meth:`generate` refuses to
         select by it.
@@ -114,7 +115,7 @@ class ScoringMixin:
             **(generate_kwargs or {}),
         )  # fmt: skip
         real = self._scored_features(self._expression()[np.concatenate([train, held_out])])
-        drawn = self._scored_features(generated.X)
+        drawn = self._scored_features(generated.X, generated.obsm[Key.LATENT])
         n = len(train)
         loader = LabelledLoader(real[:n], drawn[:n], batch_size)
         validation = LabelledLoader(real[n:], drawn[n:]) if len(held_out) else None
@@ -150,8 +151,18 @@ class ScoringMixin:
                 "with these: call model.train_scorer() again."
             )
 
-    def _scored_features(self, expression: sp.csr_matrix) -> Tensor:
-        """What the scorer sees of cells, `(n_cells, n_features + n_library)`, on the CPU."""
+    def _scored_features(self, expression: sp.csr_matrix, latents: np.ndarray | None = None) -> Tensor:
+        """What the scorer sees of cells, `(n_cells, n_features + n_library)`, on the CPU.
+
+        Parameters
+        ----------
+        expression
+            Of the cells.
+        latents
+            Those that generated cells were decoded from.
+        """
+        if latents is not None and not self.module.n_library:
+            return torch.from_numpy(latents)  # their expression is the decoder's mean, and says no more
         expression = sp.csr_matrix(expression, dtype=np.float32)
         mean, _, log_library = self._posteriors(expression)
         device = self.module.feature_mean.device
@@ -161,9 +172,9 @@ class ScoringMixin:
         return torch.cat(features, 1).nan_to_num()  # a cell without counts has no log library size
 
     @torch.inference_mode()
-    def _log_ratio(self, expression: sp.csr_matrix) -> Tensor:
-        """Log-ratio of the densities of real and generated cells, `(n_cells,)`, on the CPU."""
-        return self.module.scorer(self._scored_features(expression).to(self.device)).cpu()
+    def _log_ratio(self, expression: sp.csr_matrix, latents: np.ndarray) -> Tensor:
+        """Log-ratio of the densities of real and generated cells where these lie, `(n_cells,)`, on the CPU."""
+        return self.module.scorer(self._scored_features(expression, latents).to(self.device)).cpu()
 
 
 def fingerprint(module: SCDiffusionModule) -> str:

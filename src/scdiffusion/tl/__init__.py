@@ -1,8 +1,9 @@
 """Tools on AnnData, in scanpy's idiom."""
 
+from ._augment import augment
 from ._evaluate import evaluate
 from ._interpolation import FeatureInterpolation, Interpolation, Leg, interpolate
 from ._latent import latent
 from ._pseudotime import pseudotime
 
-__all__ = ["FeatureInterpolation", "Interpolation", "Leg", "evaluate", "interpolate", "latent", "pseudotime"]
+__all__ = ["FeatureInterpolation", "Interpolation", "Leg", "augment", "evaluate", "interpolate", "latent", "pseudotime"]
