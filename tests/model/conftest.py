@@ -10,7 +10,7 @@ import scdiffusion as scd
 SMALL = {
     None: {"n_latent": 5, "n_hidden": 32, "denoiser_hidden": 32, "condition_hidden": 32},
     "scdiffusion": {"n_latent": 16, "n_hidden": (32, 32), "denoiser_hidden": (32, 16), "condition_hidden": 32},
-    "scld": {"n_latent": 16, "n_hidden": 32, "denoiser_hidden": (8, 16), "condition_hidden": 32},
+    "scld": {"n_latent": 16, "n_hidden": 32, "denoiser_hidden": (8, 16), "condition_hidden": 32, "keep_top": "none"},
 }
 
 

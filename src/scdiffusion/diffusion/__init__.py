@@ -1,4 +1,4 @@
-"""Diffusion on plain tensors: noise schedules, the forward process, samplers and guidance."""
+"""Diffusion on plain tensors: noise schedules, the forward process, samplers, guidance and selection."""
 
 from .guidance import (
     ClassifierFreeGuidance,
@@ -16,6 +16,7 @@ from .guidance import (
 from .process import DiffusionProcess, loss_weightings, predictions
 from .samplers import DDIMSampler, DDPMSampler, DPMPP2MSampler, EulerSampler, Sampler, samplers
 from .schedules import CosineSchedule, LinearSchedule, NoiseSchedule, schedules
+from .selection import RankSelection, RejectionSelection, Selection, selections
 
 __all__ = [
     "ClassifierFreeGuidance",
@@ -32,7 +33,10 @@ __all__ = [
     "JointComposition",
     "LinearSchedule",
     "NoiseSchedule",
+    "RankSelection",
+    "RejectionSelection",
     "Sampler",
+    "Selection",
     "ShiftComposition",
     "Step",
     "SumComposition",
@@ -42,4 +46,5 @@ __all__ = [
     "predictions",
     "samplers",
     "schedules",
+    "selections",
 ]

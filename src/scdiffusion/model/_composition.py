@@ -23,6 +23,10 @@ class Plan(NamedTuple):
     values: np.ndarray
     """Values of the continuous conditions, shape ``(n_cells, n_continuous)``; NaN is left to the model."""
 
+    def take(self, rows: np.ndarray) -> Plan:
+        """The plan of the cells in some rows."""
+        return Plan(self.codes[rows], self.values[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingComposition:

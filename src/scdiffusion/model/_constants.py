@@ -10,3 +10,4 @@ class Key:
     LATENT = "X_scdiffusion"
     POSTERIORS = "_scvi_scdiffusion_posteriors"
     PROVENANCE = "scdiffusion"
+    SCORE = "realness"

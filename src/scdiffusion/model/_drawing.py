@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scdiffusion.diffusion import Guide, Sampler
+from scdiffusion.model._composition import ranks_of, unique_rows
+from scdiffusion.model._selection import Cut
 from scdiffusion.networks import Conditions
 
 
@@ -38,6 +42,8 @@ class Drawing:
         Share of the process that the origin is noised to and denoised from.
     shift
         What to add to the features that are drawn, `(n_cells, n_features)`; by default nothing.
+    cut
+        Which of the cells to keep; by default all. Not for cells with an origin.
     batch_size
         Cells in a chunk.
     """
@@ -52,15 +58,40 @@ class Drawing:
     origin_covariates: Tensor | None = None
     level: float = 1.0
     shift: Tensor | None = None
+    cut: Cut | None = None
     batch_size: int = 4096
+
+    def groups(self, rows: slice) -> Tensor:
+        """Number of the group of each of some rows, within which candidates compete, `(n_rows,)`."""
+        parts = self.conditions.codes, self.conditions.values, self.library, self.shift
+        columns = np.column_stack([part[rows] for part in parts if part is not None])
+        return torch.from_numpy(unique_rows(ranks_of(columns if self.cut.per_condition else columns[:, :0]))[1])
 
 
 class Drawn(NamedTuple):
-    """A chunk of drawn cells: which ones, their latents `(n_chunk, n_latent)` and expression `(n_chunk, n_genes)`."""
+    """A chunk of drawn cells.
+
+    Attributes
+    ----------
+    rows
+        Which ones.
+    asked
+        Which row of the conditions each was drawn for, `(n_chunk,)`: its own, or one with the same conditions, or where
+        cells of all conditions compete any other of the chunk.
+    latents, expression
+        `(n_chunk, n_latent)` and `(n_chunk, n_genes)`.
+    log_ratio
+        What they were selected by, `(n_chunk,)`; None where all are kept.
+    n_candidates
+        How many they were selected from.
+    """
 
     rows: slice
+    asked: np.ndarray
     latents: np.ndarray
     expression: sp.csr_matrix
+    log_ratio: np.ndarray | None
+    n_candidates: int
 
 
 class DrawingMixin:
@@ -69,21 +100,44 @@ class DrawingMixin:
     def _draw_cells(
         self, drawing: Drawing, seed: np.random.SeedSequence, desc: str, *, progress: bool
     ) -> Iterator[Drawn]:
-        """Draw chunk by chunk, each from its own child of the seed, so that none depends on what was drawn before."""
+        """Draw chunk by chunk, each from its own child of the seed, so that none depends on what was drawn before.
+
+        While the diffusion draws a chunk, a thread decodes and scores the one before.
+        """
         n_cells = len(drawing.conditions)
         starts = range(0, n_cells, drawing.batch_size)
+        # The number of threads that torch computes with is a setting of each thread that calls it.
+        worker = ThreadPoolExecutor(1, "scdiffusion", torch.set_num_threads, (torch.get_num_threads(),))
+        pending: deque[Future[Drawn]] = deque()
         with tqdm(total=n_cells, desc=desc, unit="cell", disable=not progress) as bar:
-            for start, chunk_seed in zip(starts, seed.spawn(len(starts)), strict=True):
-                rows = slice(start, min(start + drawing.batch_size, n_cells))
-                yield self._draw_chunk(drawing, rows, chunk_seed)
-                bar.update(rows.stop - rows.start)
 
-    def _draw_chunk(self, drawing: Drawing, rows: slice, seed: np.random.SeedSequence) -> Drawn:
-        generator = torch.Generator(self.device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
-        conditions = drawing.conditions[rows].to(self.device)
+            def finished() -> Drawn:
+                drawn = pending.popleft().result()
+                bar.update(len(drawn.asked))
+                return drawn
+
+            try:
+                for start, chunk_seed in zip(starts, seed.spawn(len(starts)), strict=True):
+                    rows = slice(start, min(start + drawing.batch_size, n_cells))
+                    pending.append(worker.submit(self._start_chunk(drawing, rows, chunk_seed)))
+                    if len(pending) > 1:
+                        yield finished()
+                yield finished()
+            finally:
+                worker.shutdown(cancel_futures=True)
+
+    def _start_chunk(self, drawing: Drawing, rows: slice, seed: np.random.SeedSequence) -> Callable[[], Drawn]:
+        """Draw features of a chunk of cells; what is returned draws their expression, and selects among them."""
+        first, second = (int(word >> 1) for word in seed.generate_state(2, np.uint64))
+        generator, selecting = torch.Generator(self.device).manual_seed(first), torch.Generator().manual_seed(second)
+        cut, asked = drawing.cut, torch.arange(rows.stop - rows.start)  # from the first row of the chunk
+        if cut is not None:
+            group = drawing.groups(rows)
+            asked = cut.candidates(group, selecting)
+        conditions = drawing.conditions[rows][asked].to(self.device)
 
         def part(of_cells: Tensor | None) -> Tensor | None:
-            return None if of_cells is None else of_cells[rows].to(self.device)
+            return None if of_cells is None else of_cells[rows][asked].to(self.device)
 
         origin = None
         if drawing.origin is not None:
@@ -98,11 +152,22 @@ class DrawingMixin:
             level=drawing.level,
         )
         if drawing.shift is not None:
-            features = features + drawing.shift[rows].to(features)
-        expression = self._draw_expression(
-            features,
-            part(drawing.covariates),
-            generator,
-            None if drawing.library is None else drawing.library[rows],
-        )
-        return Drawn(rows, self.module.split(features)[0].cpu().numpy(), expression)
+            features = features + part(drawing.shift).to(features)
+
+        def finish() -> Drawn:
+            latents = self.module.split(features)[0].cpu().numpy()
+            covariates = part(drawing.covariates)
+            expression = self._draw_expression(
+                features,
+                covariates,
+                generator,
+                None if drawing.library is None else drawing.library[rows][asked],
+            )
+            drawn = Drawn(rows, rows.start + asked.numpy(), latents, expression, None, len(asked))
+            if cut is None:
+                return drawn
+            log_ratio = self._log_ratio(expression, covariates, latents)
+            kept = cut.keep(log_ratio, asked, group, selecting).numpy()
+            return Drawn(rows, drawn.asked[kept], latents[kept], expression[kept], log_ratio.numpy()[kept], len(asked))
+
+        return finish

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,9 +13,10 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from scipy.special import expit
 from torch import Tensor
 
-from scdiffusion.diffusion import Composition, Sampler, compositions, samplers
+from scdiffusion.diffusion import Composition, Sampler, Selection, compositions, samplers
 from scdiffusion.model._combinations import CombinationMeans, start_from_trained
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._conditions import beyond_training, fill_from_training, read_conditions, unseen_combinations
@@ -23,6 +25,7 @@ from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._guidance import Methods, Scale, read_guidance
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._profiles import take_profiles
+from scdiffusion.model._selection import read_keep_top, selection_provenance
 from scdiffusion.networks import AS_GIVEN, Conditions
 
 
@@ -55,6 +58,9 @@ class GenerationMixin:
         sampler: str | Sampler | None = None,
         n_steps: int | None = None,
         library_size: float | Sequence[float] | None = None,
+        keep_top: float | str | None = None,
+        selection: str | Selection = "rank",
+        select_per_condition: bool = True,
         batch_size: int = 4096,
         rng: int | np.random.Generator | None = None,
         progress: bool = False,
@@ -115,6 +121,18 @@ class GenerationMixin:
         library_size
             Expected total counts, for all cells or per cell. By default drawn with the cell. Models of log-normalised
             expression have none.
+        keep_top
+            Share of the cells drawn to keep, above 0 and up to 1: more are drawn than asked for, and those are kept that
+            look most real to the scorer (see :meth:`train_scorer`). 1 scores cells without dropping any, `"none"` does
+            neither. By default the model's setting of that name, `"none"`, or 0.8 for `preset="scld"`. Of few cells the
+            share is rounded down: for one cell, two are drawn.
+        selection
+            `"rank"`: the cells of the highest scores. `"rejection"`: each with a probability that follows the density
+            ratio of real to generated cells. Or a :class:`~scdiffusion.diffusion.Selection`.
+        select_per_condition
+            Whether cells compete only with those of the same conditions and library size, where these are given, which
+            keeps the numbers that are asked for; or all with each other, which lets conditions that the model knows
+            well crowd out others. Cells of the same `batch_size` compete.
         batch_size
             Cells denoised together. Cells depend on it through the random numbers they get, not on each other.
         rng
@@ -134,12 +152,16 @@ class GenerationMixin:
         - `var`: as in training.
         - `obsm["X_scdiffusion"]`: latents, `(n_cells, n_latent)`.
         - `uns["scdiffusion"]`: how the cells were generated; `"values"` says what `X` holds.
+        - with `keep_top`, `obs["realness"]`: the scorer's probability that the cell is real, and in `uns` the
+          `"kept_fraction"`; where cells of all conditions compete, also `"shares"`, a data frame for each condition key
+          with the share of each category `asked` for and `kept`.
 
         Raises
         ------
         ValueError
             If the model is not trained, an argument does not fit the model, or a condition has nothing to bring it in: no
-            classifier, and a denoiser that does not see conditions. The message says what to do.
+            classifier, and a denoiser that does not see conditions; with `keep_top`, if there is no scorer, or it was
+            trained on cells of other weights. The message says what to do.
 
         Warns
         -----
@@ -149,7 +171,7 @@ class GenerationMixin:
 
         References
         ----------
-        Luo et al. 2024 (scDiffusion), Eq. 5; Wang et al. 2023 (SCLD), Algorithm 2 and Eq. 13. Rescaling: Lin et al.,
+        Luo et al. 2024 (scDiffusion), Eq. 5; Wang et al. 2023 (SCLD), Algorithm 2, Eq. 13 and post-guidance. Rescaling: Lin et al.,
         *Common Diffusion Noise Schedules and Sample Steps are Flawed*, 2024, Eqs. 15 and 16.
 
         Examples
@@ -189,6 +211,12 @@ class GenerationMixin:
             sees_conditions=self.module.denoiser.condition_encoder.sees_conditions,
         )
         library = self._read_library_size(library_size, len(conditions))
+        keep_top = self._settings["selection"]["keep_top"] if keep_top is None else keep_top
+        cut = read_keep_top(keep_top, selection, select_per_condition)
+        # Candidates are denoised together: the chunk that is left of them is smaller.
+        n_kept = batch_size if cut is None else math.ceil(batch_size * cut.keep_top)
+        if cut is not None:
+            self._require_scorer()
 
         drawing = Drawing(
             conditions,
@@ -198,13 +226,18 @@ class GenerationMixin:
             self._covariates(plan),
             library,
             shift=shift,
-            batch_size=batch_size,
+            cut=cut,
+            batch_size=n_kept,
         )
         chunks = list(self._draw_cells(drawing, seed, "Generating", progress=progress))
 
+        drawn = plan.take(np.concatenate([chunk.asked for chunk in chunks]))
+        obs = self._obs(drawn)
+        if cut is not None:
+            obs[Key.SCORE] = expit(np.concatenate([chunk.log_ratio for chunk in chunks]))
         return AnnData(
             sp.vstack([chunk.expression for chunk in chunks], format="csr"),
-            obs=self._obs(plan),
+            obs=obs,
             var=self.var_.copy(),
             obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
             uns={
@@ -214,6 +247,9 @@ class GenerationMixin:
                     "library_size": self._library_provenance(library),
                     "batch_size": batch_size,
                     **({"profiles": profiles} if profiles else {}),
+                    **selection_provenance(
+                        cut, plan, drawn, sum(chunk.n_candidates for chunk in chunks), self.composition.categories
+                    ),
                 }
             },
         )

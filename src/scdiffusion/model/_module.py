@@ -16,6 +16,7 @@ from scdiffusion.networks import (
     Conditions,
     NoiseAwareClassifier,
     NumberRegressor,
+    Scorer,
     condition_encoders,
     denoisers,
 )
@@ -69,6 +70,7 @@ class SCDiffusionModule(BaseModuleClass):
         self.n_batches = n_batches
         self.n_categories = list(n_categories)
         self.classifiers = nn.ModuleDict()  # by position of the condition key; empty until they are trained
+        self.scorer: Scorer | None = None
         self.process = DiffusionProcess(**process_settings)
         settings = dict(condition_settings)
         conditions = condition_encoders.resolve(
@@ -107,6 +109,12 @@ class SCDiffusionModule(BaseModuleClass):
         )
         self.classifiers[str(key)] = classifier.to(self.feature_mean.device)
         return classifier
+
+    def add_scorer(self, **settings: Any) -> Scorer:
+        """Make the scorer anew, and return it."""
+        # The number of genes detected stands beside the features of the diffusion where cells are drawn as counts.
+        self.scorer = Scorer(self.n_features + self.n_library, **settings).to(self.feature_mean.device)
+        return self.scorer
 
     @torch.no_grad()
     def set_standardisation(self, mean: Tensor, log_variance: Tensor, log_library: Tensor, values: Tensor) -> None:

@@ -24,8 +24,19 @@ _CLASSIFIER_TRAINING = {
     "n_steps": None,  # by the number of cells
 }
 
+_SCORER_TRAINING = {
+    "n_hidden": 128,
+    "dropout": 0.2,
+    "n_cells": 20_000,
+    "batch_size": 256,
+    "lr": 1e-3,
+    "weight_decay": 1e-2,
+    "patience": 10,
+    "n_steps": None,  # 100 epochs
+}
+
 #: Settings of each preset: those of the parts of the module, by the names that :class:`~scdiffusion.SCDiffusion` takes
-#: them under, then how each stage is trained, and how `generate` samples and guides. `n_steps` is the most optimiser
+#: them under, then how each stage is trained, and how `generate` samples, guides and selects. `n_steps` is the most optimiser
 #: steps.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {
@@ -69,8 +80,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "n_steps": None,  # by the number of cells
         },
         "classifier_training": _CLASSIFIER_TRAINING,
+        "scorer_training": _SCORER_TRAINING,
         "sampling": {"sampler": "dpmpp_2m"},
         "guidance": {"guidance": "none", "guidance_interval": (0.0, 1.0), "compose": "shift"},
+        "selection": {"keep_top": "none"},
     },
     # Luo et al. 2024 and its public code.
     "scdiffusion": {
@@ -112,12 +125,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "patience": 50,
             "n_steps": 200_000,
         },
+        "scorer_training": _SCORER_TRAINING,
         "sampling": {"sampler": "ddpm", "variance_weight": 0.5},
         "guidance": {
             "guidance": "classifier",
             "guidance_interval": (0.0, 0.5),
             "compose": "joint",
         },  # with its default scale, the paper's 2
+        "selection": {"keep_top": "none"},
     },
     # Wang et al. 2023; widths of the autoencoder and what else the paper leaves open are ours.
     "scld": {
@@ -153,8 +168,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "n_steps": 20_000,
         },
         "classifier_training": _CLASSIFIER_TRAINING,
+        "scorer_training": _SCORER_TRAINING,
         "sampling": {"sampler": "ddpm"},
         "guidance": {"guidance": "none", "guidance_interval": (0.0, 1.0), "compose": "joint"},
+        "selection": {"keep_top": 0.8},
     },
 }
 
@@ -180,6 +197,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "condition_encoder": ("condition_encoder", "condition_hidden", "project_profiles"),
     "denoiser": ("denoiser", "denoiser_hidden", "denoiser_layers", "denoiser_dropout", "fusion"),
     "guidance": ("guidance",),
+    "selection": ("keep_top",),
 }  # fmt: skip
 
 

@@ -119,6 +119,8 @@ class SavingMixin:
             setattr(model, name, value)
         for key, settings in model.classifiers_.items():
             model.module.add_classifier(model.composition.keys.index(key), **settings)
+        if model.scorer_ is not None:
+            model.module.add_scorer(**model.scorer_["network"])
         model.module.load_state_dict(contents["model_state_dict"])
         model.to_device(device)
         model.module.eval()

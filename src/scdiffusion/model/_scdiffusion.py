@@ -36,6 +36,8 @@ from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
 from scdiffusion.model._profiles import log_normalised, set_profiles
 from scdiffusion.model._refining import RefiningMixin
 from scdiffusion.model._saving import SavingMixin
+from scdiffusion.model._scoring import ScoringMixin
+from scdiffusion.model._selection import read_keep_top
 from scdiffusion.model._training import TrainingMixin
 from scdiffusion.networks import MeanExpressionConditions
 
@@ -43,6 +45,7 @@ from scdiffusion.networks import MeanExpressionConditions
 class SCDiffusion(
     TrainingMixin,
     ClassifierMixin,
+    ScoringMixin,
     GenerationMixin,
     RefiningMixin,
     DrawingMixin,
@@ -64,7 +67,7 @@ class SCDiffusion(
         Cells, registered with :meth:`setup_anndata`.
     preset
         Named configuration: None is our own, `"scdiffusion"` and `"scld"` are the papers'. It also sets how
-        :meth:`train` trains, and how :meth:`generate` samples and guides.
+        :meth:`train` trains, and how :meth:`generate` samples, guides and selects.
     pretrained
         Directory of a SCimilarity model (`encoder.ckpt`, `decoder.ckpt`, `gene_order.tsv`) to start the autoencoder of
         `preset="scdiffusion"` from. Layer sizes are read from it. Genes are matched by name; those that it does not
@@ -89,6 +92,8 @@ class SCDiffusion(
           `denoiser_dropout` (0.1), `fusion` (`"add"`, `"concat"`, `"attention"`).
         - `guidance` (`"none"`): what :meth:`generate` guides by unless told otherwise. Where that needs classifiers,
           :meth:`train` trains them.
+        - `keep_top` (`"none"`): which share of what it draws :meth:`generate` keeps unless told otherwise. With a number,
+          :meth:`train` trains the scorer.
 
     Raises
     ------
@@ -138,6 +143,7 @@ class SCDiffusion(
         if registry is None:
             check_settings(settings["autoencoder"], is_pretrained=weights is not None)
         self._guides_by_classifiers = needs_classifiers(settings["guidance"]["guidance"])
+        self._selects_by_scores = read_keep_top(settings["selection"]["keep_top"]) is not None
         setup = self.registry_["setup_args"]
         self.batch_key: str | None = setup["batch_key"]
         self.condition_keys: list[str] = list(setup["condition_keys"] or [])
@@ -146,6 +152,7 @@ class SCDiffusion(
         batch = [self.batch_key] if self.batch_key else []
         self.covariate_keys: list[str] = list(settings["autoencoder"].get("covariates", batch))
         self.classifiers_: dict[str, dict[str, Any]] = {}  # settings of the trained ones, by condition key
+        self.scorer_: dict[str, Any] | None = None  # its settings, and which weights it was trained against
         categories = self._categories()
         if adata is not None:
             self._describe(adata, categories)

@@ -30,9 +30,11 @@ from scdiffusion.training import (
     fit_stage,
 )
 
-STAGES = ("autoencoder", "diffusion", "classifier")
 _AUTOENCODER_EPOCHS = 100
 _LEAST_VALIDATION_CELLS = 20
+
+
+STAGES = ("autoencoder", "diffusion", "classifier", "scorer")
 
 
 class TrainingMixin:
@@ -50,25 +52,27 @@ class TrainingMixin:
         autoencoder_kwargs: Mapping[str, Any] | None = None,
         diffusion_kwargs: Mapping[str, Any] | None = None,
         classifier_kwargs: Mapping[str, Any] | None = None,
+        scorer_kwargs: Mapping[str, Any] | None = None,
         checkpoint_dir: str | Path | None = None,
         logger: Any = None,
         progress: bool = True,
         rng: int = 0,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train the autoencoder, then the diffusion of its latents, then classifiers if the model guides by them.
+        """Train the autoencoder, then the diffusion of its latents, then what the model guides and selects by.
 
         All stages stop when the loss of held-out cells no longer falls, and keep the weights that were best on them,
         also when interrupted. Called again, training goes on from there. Classifiers belong to the latents that they
         were trained on, and are dropped when the autoencoder is trained further. They are a stage here for models
         whose setting `guidance` needs them, as `preset="scdiffusion"` does; for others there is
-        :meth:`train_classifier`.
+        :meth:`train_classifier`. The scorer is the last stage for models whose setting `keep_top` needs it, as
+        `preset="scld"` does; for others there is :meth:`train_scorer`.
 
         Parameters
         ----------
         max_epochs
-            Most epochs of each stage, or of `{"autoencoder": ..., "diffusion": ...}` and, where it is one,
-            `"classifier"`; 0 leaves a stage as it is. By default as many as the number of cells calls for, or as the
+            Most epochs of each stage, or of `{"autoencoder": ..., "diffusion": ...}` and, where they are
+            stages, `"classifier"` and `"scorer"`; 0 leaves a stage as it is. By default as many as the number of cells calls for, or as the
             preset's `n_steps` come to. An epoch is one pass over the training cells; it is cut short for more than 400
             minibatches, and repeats cells where there are few.
         accelerator, devices
@@ -86,8 +90,8 @@ class TrainingMixin:
         diffusion_kwargs
             What differs from the preset's: `batch_size` (512), `condition_dropout` (0.15), `lr` (3e-3), `lr_decay`
             (`"cosine"` or `"linear"`), `weight_decay` (1e-4), `ema_decay` (0.998), `patience` (15 epochs) and `n_steps`.
-        classifier_kwargs
-            As for :meth:`train_classifier`.
+        classifier_kwargs, scorer_kwargs
+            As for :meth:`train_classifier` and :meth:`train_scorer`.
         checkpoint_dir
             Directory for a checkpoint after each epoch. Given again after a crash, training resumes from it.
         logger
@@ -102,8 +106,8 @@ class TrainingMixin:
         Returns
         -------
         None. Updates `history`: data frames by metric, `autoencoder_train_loss`, `autoencoder_validation_loss`,
-        `autoencoder_kl`, `diffusion_train_loss` and `diffusion_validation_loss`; with classifiers those of
-        :meth:`train_classifier`.
+        `autoencoder_kl`, `diffusion_train_loss` and `diffusion_validation_loss`; with classifiers and scorer those of
+        :meth:`train_classifier` and :meth:`train_scorer`.
 
         Raises
         ------
@@ -126,8 +130,12 @@ class TrainingMixin:
             raise ValueError(f"train_size must be above 0 and at most 1; got {train_size!r}.")
         self._require_data()
         epochs = _read_epochs(max_epochs, self._stages())
-        if classifier_kwargs and "classifier" not in epochs:
-            raise ValueError("This model does not guide by classifiers unless asked: call model.train_classifier(...).")
+        for stage, given, method in (
+            ("classifier", classifier_kwargs, "guide by classifiers unless asked: call model.train_classifier(...)."),
+            ("scorer", scorer_kwargs, "select by scores unless asked: call model.train_scorer(...)."),
+        ):
+            if given and stage not in epochs:
+                raise ValueError(f"This model does not {method}")
         if autoencoder_kwargs and "autoencoder" not in epochs:
             raise ValueError(
                 "The autoencoder of this model came trained and stays as it is: leave autoencoder_kwargs out."
@@ -135,6 +143,7 @@ class TrainingMixin:
         autoencoder_settings = self._training_settings("autoencoder", autoencoder_kwargs)
         diffusion_settings = self._training_settings("diffusion", diffusion_kwargs)
         self._training_settings("classifier", classifier_kwargs)
+        self._training_settings("scorer", scorer_kwargs)
         common: dict[str, Any] = {
             "accelerator": accelerator,
             "devices": devices,
@@ -160,12 +169,18 @@ class TrainingMixin:
                 missing, max_epochs=epochs["classifier"], early_stopping=early_stopping,
                 classifier_kwargs=classifier_kwargs, rng=rng, **common,
             )  # fmt: skip
+        if epochs.get("scorer", 0) != 0 and self.is_trained_:
+            self.train_scorer(
+                max_epochs=epochs["scorer"], early_stopping=early_stopping, scorer_kwargs=scorer_kwargs, rng=rng,
+                **common,
+            )  # fmt: skip
 
     def _stages(self) -> list[str]:
         """What there is to train: an autoencoder that came trained is frozen."""
         is_trained = {
             "autoencoder": not any(weights.requires_grad for weights in self.module.autoencoder.parameters()),
             "classifier": not self._guides_by_classifiers,
+            "scorer": not self._selects_by_scores,
         }
         return [stage for stage in STAGES if not is_trained.get(stage)]
 

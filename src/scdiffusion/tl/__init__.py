@@ -1,5 +1,6 @@
 """Tools on AnnData, in scanpy's idiom."""
 
+from ._augment import augment
 from ._counterfactual import Change, Counterfactual, counterfactual
 from ._evaluate import evaluate
 from ._interpolation import FeatureInterpolation, Interpolation, Leg, interpolate
@@ -12,6 +13,7 @@ __all__ = [
     "FeatureInterpolation",
     "Interpolation",
     "Leg",
+    "augment",
     "counterfactual",
     "evaluate",
     "interpolate",

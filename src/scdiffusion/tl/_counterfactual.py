@@ -197,24 +197,25 @@ def counterfactual(
     sampler = model._read_sampler(sampler)
     seeds = np.random.default_rng(rng)
     cells = model._cells_to_start_from(adata)
-    keys, batch = _read_keys(obs_conditions, model), [model.batch_key] if model.batch_key else []
+    keys = _read_keys(obs_conditions, model)
     known = cells.obs[[key for key in model.composition.keys if key in cells.obs]]
     source = read_conditions(known, cells.n_obs, model.composition, seeds)
     target = read_conditions(known.assign(**obs_conditions), cells.n_obs, model.composition, seeds)
     _check_change(source, target, obs_conditions)
-    source = fill_from_training(source, model.composition, batch, seeds)
-    if batch:
-        target.codes[:, -1] = source.codes[:, -1]
+    source = fill_from_training(source, model.composition, model.covariate_keys, seeds)
+    target = _with_covariates_of(source, target, model)
     library = model._read_library_size(library_size, cells.n_obs)
-    features = model._features(cells.X, model._generator(seeds))
+    told = model._covariates(source) if model.module.autoencoder.encodes_covariates else None
+    features = model._features(cells.X, told, model._generator(seeds))
     conditions = shown(model, target)
 
     def denoise(level: float) -> Tensor:
         return model.module.sample(conditions, sampler, n_steps, model._generator(seeds), origin=features, level=level)
 
     features = method.features(Change(model, keys, source, target, features, denoise))
-    codes = torch.from_numpy(target.codes[:, -1]).to(model.device) if batch else None
-    expression = model._draw_expression(features, codes, model._generator(seeds), library)
+    told = model._covariates(target)
+    told = None if told is None else told.to(model.device)
+    expression = model._draw_expression(features, told, model._generator(seeds), library)
     before = {f"start_{key}": known[key].to_numpy() for key in keys if key in known}
     return AnnData(
         expression,
@@ -229,6 +230,16 @@ def counterfactual(
                 "library_size": model._library_provenance(library),
             }
         },
+    )
+
+
+def _with_covariates_of(source: Plan, target: Plan, model: SCDiffusion) -> Plan:
+    """The target, with what the decoder has to be told and nobody asked for as it is in the source."""
+    is_told = np.isin(model.composition.keys, model.covariate_keys)
+    of_codes, of_values = np.split(is_told, [target.codes.shape[1]])
+    return Plan(
+        np.where(of_codes & (target.codes < 0), source.codes, target.codes),
+        np.where(of_values & np.isnan(target.values), source.values, target.values),
     )
 
 

@@ -1,7 +1,8 @@
 """Training: one Lightning module per stage, and what feeds and runs them."""
 
 from ._fit import auto_precision, fit_stage
-from ._loaders import ExpressionLoader, FixedLatents, LatentLoader
+from ._loaders import ExpressionLoader, FixedLatents, LabelledLoader, LatentLoader
+from ._scorer_stage import ScorerStage
 from ._stages import LR_DECAYS, AutoencoderStage, ClassifierStage, DiffusionStage, Stage
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "DiffusionStage",
     "ExpressionLoader",
     "FixedLatents",
+    "LabelledLoader",
     "LatentLoader",
+    "ScorerStage",
     "Stage",
     "auto_precision",
     "fit_stage",

@@ -125,3 +125,30 @@ class FixedLatents:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Conditions, Tensor, Tensor]]:
         yield self.tensors
+
+
+class LabelledLoader:
+    """Minibatches of features of real cells, labelled 1, and of generated ones, labelled 0.
+
+    Parameters
+    ----------
+    real, generated
+        `(n_real, n_features)` and `(n_generated, n_features)`.
+    batch_size
+        Cells in a minibatch; None for all cells in one, in their order, and else each epoch is in a new random order.
+    """
+
+    def __init__(self, real: Tensor, generated: Tensor, batch_size: int | None = None) -> None:
+        self.features = torch.cat([real, generated])
+        self.is_real = torch.cat([torch.ones(len(real)), torch.zeros(len(generated))]).to(real.device)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.features) // (self.batch_size or len(self.features)))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.batch_size is None:
+            yield self.features, self.is_real
+            return
+        for cells in torch.randperm(len(self.features), device=self.features.device).split(self.batch_size):
+            yield self.features[cells], self.is_real[cells]
