@@ -127,7 +127,8 @@ def run(adata: ad.AnnData, stages: list[str], held_out: str, seed: int) -> pd.Da
 def markdown(table: pd.DataFrame, digits: int = 2) -> str:
     lines = [[table.index.name, *table.columns], ["---"] * (table.shape[1] + 1)]
     lines += [
-        [name, *(f"{value:.{digits}f}" for value in row)] for name, row in zip(table.index, table.to_numpy(), strict=True)
+        [name, *(f"{value:.{digits}f}" for value in row)]
+        for name, row in zip(table.index, table.to_numpy(), strict=True)
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

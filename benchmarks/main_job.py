@@ -39,6 +39,15 @@ def split(adata: ad.AnnData, name: str, seed: int) -> tuple[ad.AnnData, ad.AnnDa
     return adata[is_train].copy(), adata[~is_train].copy()
 
 
+def holds_counts(cells: ad.AnnData) -> bool:
+    return bool((cells.X.data == np.rint(cells.X.data)).all())
+
+
+def log_of(cells: ad.AnnData) -> sp.csr_matrix:
+    """Log-normalised expression of cells with counts, or as it is."""
+    return metrics.log_normalise(sp.csr_matrix(cells.X)) if holds_counts(cells) else sp.csr_matrix(cells.X)
+
+
 def forest_auc(real, other, n_repeats: int = 1) -> float:
     """Mean over splits of the forest's own test set."""
     return float(np.mean([metrics.random_forest_auc(real, other, rng=i) for i in range(n_repeats)]))

@@ -18,9 +18,8 @@ import anndata as ad
 import celltypist
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from interpolation import markdown
-from main_job import DATASETS, LEAST_CELLS_PER_TYPE, split
+from main_job import DATASETS, LEAST_CELLS_PER_TYPE, log_of, split
 
 import scdiffusion as scd
 from scdiffusion import metrics
@@ -28,18 +27,21 @@ from scdiffusion import metrics
 celltypist.logger.set_level(logging.WARNING)
 
 
+def per_10k(cells: ad.AnnData) -> ad.AnnData:
+    """Log-normalised to exactly 10,000 per cell, which CellTypist insists on."""
+    log = log_of(cells)
+    return ad.AnnData(metrics.log_normalise(log.expm1()), var=cells.var[[]])
+
+
 def typist_of(train: ad.AnnData, key: str) -> celltypist.models.Model:
-    """A CellTypist model of cells with counts."""
-    log = ad.AnnData(metrics.log_normalise(sp.csr_matrix(train.X)), var=train.var[[]])
     labels = train.obs[key].astype(str).to_numpy()
     # its default solver asks scikit-learn for an argument that is no longer there
-    return celltypist.train(log, labels=labels, use_SGD=True, check_expression=False, n_jobs=1)
+    return celltypist.train(per_10k(train), labels=labels, use_SGD=True, check_expression=False, n_jobs=1)
 
 
 def told_types(model: celltypist.models.Model, cells: ad.AnnData) -> np.ndarray:
-    """What CellTypist takes cells with counts for."""
-    log = ad.AnnData(metrics.log_normalise(sp.csr_matrix(cells.X)), var=cells.var[[]])
-    return celltypist.annotate(log, model=model).predicted_labels["predicted_labels"].astype(str).to_numpy()
+    """What CellTypist takes cells for."""
+    return celltypist.annotate(per_10k(cells), model=model).predicted_labels["predicted_labels"].astype(str).to_numpy()
 
 
 def knn_auc(real: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> float:
@@ -61,12 +63,8 @@ def run(adata: ad.AnnData, name: str, key: str, seed: int, **training) -> pd.Dat
     sets = {"real": test, "generated": generated}
     labels = {side: cells.obs[key].astype(str).to_numpy() for side, cells in sets.items()}
     right = {side: told_types(typist, cells) == labels[side] for side, cells in sets.items()}
-    log_train = metrics.log_normalise(sp.csr_matrix(train.X))
     of_train, of_real, of_generated = metrics.reference_pca(
-        log_train,
-        *(metrics.log_normalise(sp.csr_matrix(cells.X)) for cells in sets.values()),
-        n_components=30,
-        rng=seed,
+        log_of(train), *map(log_of, sets.values()), n_components=30, rng=seed
     )
     train_labels = train.obs[key].astype(str).to_numpy()
     rows = []

@@ -18,9 +18,8 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from interpolation import markdown
-from main_job import DATASETS, forest_auc, label_accuracies, per_type_knn, split
+from main_job import DATASETS, forest_auc, label_accuracies, log_of, per_type_knn, split
 
 import scdiffusion as scd
 from scdiffusion import metrics
@@ -45,15 +44,10 @@ def train(model: scd.SCDiffusion, stages: tuple[str, ...], seconds: float | None
         model.train(epochs, progress=False, rng=seed, max_time=share, **training)
 
 
-def log_of(cells: ad.AnnData) -> sp.csr_matrix:
-    values = cells.uns.get("scdiffusion", {}).get("values", "counts")
-    return metrics.log_normalise(cells.X) if values == "counts" else sp.csr_matrix(cells.X)
-
-
 def run(adata: ad.AnnData, name: str, key: str, seed: int, **training: Any) -> pd.DataFrame:
     train_cells, test = split(adata, name, seed)
     sets = {"training": train_cells, "real": test}
-    log = {side: metrics.log_normalise(sp.csr_matrix(cells.X)) for side, cells in sets.items()}
+    log = {side: log_of(cells) for side, cells in sets.items()}
     types = {side: cells.obs[key].astype(str).to_numpy() for side, cells in sets.items()}
     order = np.random.default_rng(seed).permutation(test.n_obs)
     rows, budget = [], None
