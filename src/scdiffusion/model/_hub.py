@@ -121,7 +121,9 @@ class HubMixin:
 
         self._require_trained("to_hub")
         self.save(dir_path, overwrite=overwrite, save_anndata=save_anndata)
-        metadata = HubMetadata.from_dir(str(dir_path), version("anndata"), model_parent_module="scdiffusion")
+        metadata = HubMetadata(
+            self.registry_["scvi_version"], version("anndata"), type(self).__name__, model_parent_module="scdiffusion"
+        )
         tags = [
             "biology",
             "genomics",
