@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import numbers
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +34,11 @@ class Drawing:
         Share of the process that the origin is noised to and denoised from.
     batch_size
         Cells in a chunk.
+
+    Raises
+    ------
+    ValueError
+        If `batch_size` is not a positive integer.
     """
 
     conditions: Conditions
@@ -43,6 +49,16 @@ class Drawing:
     origin: sp.csr_matrix | None = None
     level: float = 1.0
     batch_size: int = 4096
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.batch_size, numbers.Integral) or self.batch_size < 1:
+            raise ValueError(f"batch_size must be a positive integer, not {self.batch_size!r}.")
+
+    @property
+    def chunks(self) -> list[slice]:
+        """The cells that are drawn together."""
+        n_cells = len(self.conditions)
+        return [slice(i, min(i + self.batch_size, n_cells)) for i in range(0, n_cells, self.batch_size)]
 
 
 class Drawn(NamedTuple):
@@ -57,14 +73,23 @@ class DrawingMixin:
     """Drawing cells."""
 
     def _draw_cells(
-        self, drawing: Drawing, seed: np.random.SeedSequence, desc: str, *, progress: bool
+        self,
+        drawing: Drawing,
+        seed: np.random.SeedSequence,
+        desc: str,
+        *,
+        progress: bool,
+        only: Sequence[int] | None = None,
     ) -> Iterator[Drawn]:
-        """Draw chunk by chunk, each from its own child of the seed, so that none depends on what was drawn before."""
-        n_cells = len(drawing.conditions)
-        starts = range(0, n_cells, drawing.batch_size)
-        with tqdm(total=n_cells, desc=desc, unit="cell", disable=not progress) as bar:
-            for start, chunk_seed in zip(starts, seed.spawn(len(starts)), strict=True):
-                rows = slice(start, min(start + drawing.batch_size, n_cells))
+        """Draw chunk by chunk, each from its own child of the seed, so that none depends on what was drawn before.
+
+        All chunks are drawn, or `only` those of some numbers.
+        """
+        chunks = list(zip(drawing.chunks, seed.spawn(len(drawing.chunks)), strict=True))
+        chunks = chunks if only is None else [chunks[number] for number in only]
+        n_cells = sum(rows.stop - rows.start for rows, _ in chunks)
+        with tqdm(total=n_cells, desc=desc, unit=" cells", disable=not progress) as bar:
+            for rows, chunk_seed in chunks:
                 yield self._draw_chunk(drawing, rows, chunk_seed)
                 bar.update(rows.stop - rows.start)
 

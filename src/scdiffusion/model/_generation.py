@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from scdiffusion.diffusion import Composition, Sampler, samplers
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._conditions import beyond_training, fill_from_training, read_conditions, unseen_combinations
 from scdiffusion.model._constants import Key
-from scdiffusion.model._drawing import Drawing
+from scdiffusion.model._drawing import Drawing, Drawn
 from scdiffusion.model._guidance import Methods, Scale, read_guidance
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._profiles import take_profiles
+from scdiffusion.model._streaming import Stream
 from scdiffusion.networks import AS_GIVEN, Conditions
 
 
@@ -42,6 +44,7 @@ class GenerationMixin:
         library_size: float | Sequence[float] | None = None,
         batch_size: int = 4096,
         rng: int | np.random.Generator | None = None,
+        output: str | Path | None = None,
         progress: bool = False,
     ) -> AnnData:
         """Generate new cells.
@@ -99,6 +102,12 @@ class GenerationMixin:
             Cells denoised together. Cells depend on it through the random numbers they get, not on each other.
         rng
             Seed. The same seed gives the same cells.
+        output
+            Path to write to, `.zarr` or `.h5ad`, for more cells than fit into memory. Finished chunks of `batch_size`
+            cells are kept in a folder beside it, whose name ends in `.partial`, until all are there. After an
+            interruption the same call goes on from them, and the cells are those of a call without one. The processes
+            of `torchrun`, or of torch's process group, share the chunks out among themselves; the cells are the same
+            for any number of them.
         progress
             Whether to show a progress bar.
 
@@ -114,17 +123,24 @@ class GenerationMixin:
         - `obsm["X_scdiffusion"]`: latents, `(n_cells, n_latent)`.
         - `uns["scdiffusion"]`: how the cells were generated; `"values"` says what `X` holds.
 
+        With `output`, `X` and `obsm` stay in that file, and are read where they are sliced: `cells[:100].to_memory()`.
+
         Raises
         ------
         ValueError
             If the model is not trained, an argument does not fit the model, or a condition has nothing to bring it in: no
-            classifier, and a denoiser that does not see conditions. The message says what to do.
+            classifier, and a denoiser that does not see conditions; or if `output` was begun by another call. The
+            message says what to do.
+        FileExistsError
+            If `output` exists.
+        OSError
+            If `output` cannot be written. Finished chunks are kept.
 
         Warns
         -----
         UserWarning
             If no training cell has a combination of conditions that is asked for, a number lies outside the range of
-            training, or guidance has nothing to guide by.
+            training, guidance has nothing to guide by, or `output` was begun and is gone on with.
 
         References
         ----------
@@ -143,8 +159,9 @@ class GenerationMixin:
         np.int64(3)
         """
         self._require_trained("generate")
+        stream = None if output is None else Stream(output)
         sampler = self._read_sampler(sampler)
-        seed = seed_sequence(rng)
+        seed = seed_sequence(rng if stream is None else stream.entropy(rng))
         plan, conditions = self._plan(obs_conditions, n_cells, np.random.default_rng(seed.spawn(1)[0]))
         profiles = [self.composition.keys[position] for position in conditions.profiles]
         keys = {key: position for position, key in enumerate(self.composition.keys) if key != self.batch_key}
@@ -164,23 +181,38 @@ class GenerationMixin:
         library = self._read_library_size(library_size, len(conditions))
 
         drawing = Drawing(conditions, sampler, n_steps, guide, library, batch_size=batch_size)
-        chunks = list(self._draw_cells(drawing, seed, "Generating", progress=progress))
+        provenance = {
+            **guidance_provenance,
+            **self._sampling_provenance(sampler, n_steps, rng),
+            "library_size": self._library_provenance(library),
+            "batch_size": batch_size,
+            **({"profiles": profiles} if profiles else {}),
+        }
 
-        return AnnData(
-            sp.vstack([chunk.expression for chunk in chunks], format="csr"),
-            obs=self._obs(plan),
-            var=self.var_.copy(),
-            obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
-            uns={
-                Key.PROVENANCE: {
-                    **guidance_provenance,
-                    **self._sampling_provenance(sampler, n_steps, rng),
-                    "library_size": self._library_provenance(library),
-                    "batch_size": batch_size,
-                    **({"profiles": profiles} if profiles else {}),
-                }
-            },
-        )
+        def assemble(chunks: Sequence[Drawn]) -> AnnData:
+            return AnnData(
+                sp.vstack([chunk.expression for chunk in chunks], format="csr"),
+                obs=self._obs(plan, slice(chunks[0].rows.start, chunks[-1].rows.stop)),
+                var=self.var_.copy(),
+                obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
+                uns={Key.PROVENANCE: provenance},
+            )
+
+        if stream is None:
+            return assemble(list(self._draw_cells(drawing, seed, "Generating", progress=progress)))
+
+        def draw(numbers: Sequence[int]) -> Iterator[AnnData]:
+            progress_here = progress and stream.rank == 0
+            for chunk in self._draw_cells(drawing, seed, "Generating", progress=progress_here, only=numbers):
+                yield assemble([chunk])
+
+        call = {
+            "model": self._fingerprint(),
+            "conditions": [*plan, {key: profile.numpy() for key, profile in conditions.profiles.items()}],
+            "library size": library,
+            "setting": [sampler, guide, provenance],
+        }
+        return stream.write(call, seed.entropy, len(drawing.chunks), draw)
 
     def _read_sampler(self, sampler: str | Sampler | None) -> Sampler:
         """The sampler that is asked for, by default the preset's."""
@@ -222,14 +254,19 @@ class GenerationMixin:
         codes[:, list(profiles)] = AS_GIVEN
         return plan, self.module.conditions(torch.from_numpy(codes), torch.from_numpy(plan.values), profiles)
 
-    def _obs(self, plan: Plan) -> pd.DataFrame:
+    def _fingerprint(self) -> list[Any]:
+        """All of the model that generated cells depend on."""
+        weights = {name: tensor.cpu().numpy() for name, tensor in self.module.state_dict().items()}
+        return [weights, self.var_.index.tolist(), self.composition_, self.library_range_, self.device.type]
+
+    def _obs(self, plan: Plan, rows: slice = slice(None)) -> pd.DataFrame:
         composition = self.composition
         columns = {
             key: pd.Categorical.from_codes(column, dtype=self._category_dtype(key))
-            for key, column in zip(composition.categories, plan.codes.T, strict=True)
+            for key, column in zip(composition.categories, plan.codes[rows].T, strict=True)
         }
-        columns |= dict(zip(composition.continuous, plan.values.T, strict=True))
-        return pd.DataFrame(columns, index=pd.Index([f"generated_{i}" for i in range(len(plan.codes))]))
+        columns |= dict(zip(composition.continuous, plan.values[rows].T, strict=True))
+        return pd.DataFrame(columns, index=[f"generated_{i}" for i in range(len(plan.codes))[rows]])
 
 
 def seed_sequence(rng: int | np.random.Generator | None) -> np.random.SeedSequence:
