@@ -11,6 +11,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from scdiffusion.model._expression_checks import check_expression
 from scdiffusion.model._module import DECODING_BLOCK
 
 
@@ -93,6 +94,8 @@ class LatentMixin:
         self, adata: AnnData | None, indices: Sequence[int] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Means and log-variances of the latents of cells, log library sizes `(n_cells, n_library)`, and batch codes."""
+        if adata is not None:
+            check_expression(adata, self.registry_["setup_args"]["layer"], self.registry_["setup_args"]["values"])
         adata = self._validate_anndata(adata)
         manager = self.get_anndata_manager(adata, required=True)
         expression = self._expression(manager)
