@@ -16,8 +16,13 @@ def test_train_then_generate(tmp_path, capsys):
     assert main(["generate", model, "-n", "7", "-c", "bulk_labels=CD34+", "-o", out, "--seed", "0"]) == 0
     cells = ad.read_h5ad(out)
     assert cells.n_obs == 7 and (cells.obs["bulk_labels"] == "CD34+").all()
+    assert main(["generate", model, "-n", "7", "-o", out]) == 1
+    assert "already exists" in capsys.readouterr().err
+    out = str(tmp_path / "out.zarr")
     assert main(["generate", model, "-n", "7", "-c", "bulk_labels=CD35+", "-o", out]) == 1
     assert "Did you mean 'CD34+'" in capsys.readouterr().err
+    assert main(["generate", model, "-n", "7", "-o", out]) == 0
+    assert ad.read_zarr(out).n_obs == 7
 
 
 def test_classifiers_and_numbers(tmp_path):

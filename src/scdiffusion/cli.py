@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, TypeError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, TypeError, OSError) as error:
         print(f"scdiffusion {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -74,9 +74,10 @@ def _generate(options: argparse.Namespace) -> None:
         n_steps=options.n_steps,
         library_size=options.library_size,
         rng=options.seed,
+        output=options.output,
         progress=True,
     )
-    _write(cells, options.output)
+    print(f"Wrote {cells.n_obs} cells to {options.output}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -193,7 +194,9 @@ def _parser() -> argparse.ArgumentParser:
         help="what the cells should be; repeatable",
     )
     generate.add_argument("--observed", action="store_true", help="conditions in the proportions of the training data")
-    generate.add_argument("-o", "--output", required=True, help="h5ad file to write")
+    generate.add_argument(
+        "-o", "--output", required=True, help="h5ad or zarr file to write; an interrupted command, repeated, goes on"
+    )
     generate.add_argument("--guidance", choices=["classifier_free", "classifier", "none"], help="default: the preset's")
     generate.add_argument("--guidance-scale", type=float)
     generate.add_argument("--sampler", help="dpmpp_2m, ddim, ddpm or euler (default: the preset's)")

@@ -105,7 +105,7 @@ def test_saved_model_generates_the_same(trained, tmp_path, with_data):
 def test_model_file_holds_only_tensors_and_plain_settings(trained, tmp_path):
     trained.save(tmp_path / "model")
     contents = torch.load(tmp_path / "model" / "model.pt", weights_only=True)
-    assert set(contents) == {"model_state_dict", "var_names", "attr_dict"}
+    assert set(contents) == {"format", "version", "data", "model_state_dict", "var_names", "attr_dict"}
 
 
 def test_save_needs_leave_to_overwrite_and_leaves_nothing_half_written(trained, tmp_path, monkeypatch):
@@ -345,7 +345,8 @@ def test_checkpoints_resume_to_the_same_weights(adata, tmp_path):
     crashed, resumed = model(), model()
     with pytest.raises(RuntimeError, match="power cut"):
         crashed.train(max_epochs=4, progress=False, checkpoint_dir=tmp_path, callbacks=[Crash()])
-    resumed.train(max_epochs=4, progress=False, checkpoint_dir=tmp_path)
+    with pytest.warns(UserWarning, match="Going on with the diffusion"):
+        resumed.train(max_epochs=4, progress=False, checkpoint_dir=tmp_path)
     assert resumed.history["diffusion_train_loss"].index.tolist() == [2, 3]
     assert np.isfinite(resumed.generate(5, rng=0).obsm["X_scdiffusion"]).all()
 

@@ -169,6 +169,12 @@ def _check_column(adata: AnnData, key: str) -> None:
             f"adata = adata[{where}.notna()].copy()\nor make them a category: "
             f"{where} = {where}{as_category}.cat.add_categories('unknown').fillna('unknown')"
         )
+    names = pd.Series(column.unique()).astype(str)
+    if not names.is_unique:
+        raise ValueError(
+            f"{where} holds different values that read alike ({name_some(names[names.duplicated()])}), such as 1 and '1'. "
+            f"Make them one: {where} = {where}.astype(str)"
+        )
 
 
 def _warn_about_categories(adata: AnnData, keys: list[str]) -> None:

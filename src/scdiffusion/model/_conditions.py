@@ -15,6 +15,8 @@ from scdiffusion.networks import LEFT_TO_MODEL
 OBSERVED = "observed"
 # Two values of a continuous condition that differ by this share of its standard deviation are about the same.
 NEARBY = 0.1
+# Further than so many standard deviations outside the range of training, single precision ends, and all meaning before.
+FURTHEST = 1e6
 
 
 def read_conditions(
@@ -45,9 +47,10 @@ def read_conditions(
     Raises
     ------
     TypeError
-        If ``obs_conditions`` is of another type.
+        If ``obs_conditions`` is of another type, or an entry can be no category.
     ValueError
-        If a key or category is unknown, a value is not a finite number, or numbers of cells are invalid or disagree.
+        If a key or category is unknown, a value is not a finite number or out of all proportion, or numbers of cells
+        are invalid or disagree.
     """
     n_cells = None if n_cells is None else _whole_number(n_cells, "n_cells", minimum=1)
     if isinstance(obs_conditions, str) and obs_conditions == OBSERVED:
@@ -73,6 +76,7 @@ def read_conditions(
             values[:, composition.continuous.index(key)] = column
         else:
             codes[:, composition.keys.index(key)] = column
+    _check_reach(values, composition)
     return Plan(codes, values)
 
 
@@ -187,8 +191,23 @@ def _read_request(key: str, request: Any, composition: TrainingComposition) -> n
     if getattr(request, "ndim", 1) != 1:
         raise ValueError(f"obs_conditions[{key!r}] must hold one {entry} per cell, not {request.ndim} dimensions.")
     # Everything distinct is looked up once; factorize codes gaps as -1, which is the last of what was looked up.
-    positions, distinct = pd.factorize(pd.Series(list(request), dtype=object))
+    try:
+        positions, distinct = pd.factorize(pd.Series(list(request), dtype=object))
+    except TypeError as error:
+        raise TypeError(f"obs_conditions[{key!r}] must hold one {entry} per cell: {error}.") from error
     return np.array([*(read(key, name) for name in distinct), left], dtype=dtype)[positions]
+
+
+def _check_reach(values: np.ndarray, composition: TrainingComposition) -> None:
+    for key, asked, trained, deviation in zip(
+        composition.continuous, values.T, composition.values.T, composition.standard_deviations, strict=True
+    ):
+        low, high = trained.min(), trained.max()
+        far = asked[np.maximum(low - asked, asked - high) > FURTHEST * deviation]
+        if len(far):
+            raise ValueError(
+                f"{key}={far[0]:g} is out of all proportion to the training cells, which range from {low:g} to {high:g}."
+            )
 
 
 def _agreed_size(sizes: dict[str, int], default: int) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -46,6 +47,11 @@ class Drawing:
         Which of the cells to keep; by default all. Not for cells with an origin.
     batch_size
         Cells in a chunk.
+
+    Raises
+    ------
+    ValueError
+        If `batch_size` is not a positive integer.
     """
 
     conditions: Conditions
@@ -60,6 +66,16 @@ class Drawing:
     shift: Tensor | None = None
     cut: Cut | None = None
     batch_size: int = 4096
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.batch_size, numbers.Integral) or self.batch_size < 1:
+            raise ValueError(f"batch_size must be a positive integer, not {self.batch_size!r}.")
+
+    @property
+    def chunks(self) -> list[slice]:
+        """The cells that are drawn together."""
+        n_cells = len(self.conditions)
+        return [slice(i, min(i + self.batch_size, n_cells)) for i in range(0, n_cells, self.batch_size)]
 
     def groups(self, rows: slice) -> Tensor:
         """Number of the group of each of some rows, within which candidates compete, `(n_rows,)`."""
@@ -98,18 +114,26 @@ class DrawingMixin:
     """Drawing cells."""
 
     def _draw_cells(
-        self, drawing: Drawing, seed: np.random.SeedSequence, desc: str, *, progress: bool
+        self,
+        drawing: Drawing,
+        seed: np.random.SeedSequence,
+        desc: str,
+        *,
+        progress: bool,
+        only: Sequence[int] | None = None,
     ) -> Iterator[Drawn]:
         """Draw chunk by chunk, each from its own child of the seed, so that none depends on what was drawn before.
 
-        While the diffusion draws a chunk, a thread decodes and scores the one before.
+        While the diffusion draws a chunk, a thread decodes and scores the one before. All chunks are drawn, or `only`
+        those of some numbers.
         """
-        n_cells = len(drawing.conditions)
-        starts = range(0, n_cells, drawing.batch_size)
+        chunks = list(zip(drawing.chunks, seed.spawn(len(drawing.chunks)), strict=True))
+        chunks = chunks if only is None else [chunks[number] for number in only]
+        n_cells = sum(rows.stop - rows.start for rows, _ in chunks)
         # The number of threads that torch computes with is a setting of each thread that calls it.
         worker = ThreadPoolExecutor(1, "scdiffusion", torch.set_num_threads, (torch.get_num_threads(),))
         pending: deque[Future[Drawn]] = deque()
-        with tqdm(total=n_cells, desc=desc, unit="cell", disable=not progress) as bar:
+        with tqdm(total=n_cells, desc=desc, unit=" cells", disable=not progress) as bar:
 
             def finished() -> Drawn:
                 drawn = pending.popleft().result()
@@ -117,12 +141,12 @@ class DrawingMixin:
                 return drawn
 
             try:
-                for start, chunk_seed in zip(starts, seed.spawn(len(starts)), strict=True):
-                    rows = slice(start, min(start + drawing.batch_size, n_cells))
+                for rows, chunk_seed in chunks:
                     pending.append(worker.submit(self._start_chunk(drawing, rows, chunk_seed)))
                     if len(pending) > 1:
                         yield finished()
-                yield finished()
+                if pending:
+                    yield finished()
             finally:
                 worker.shutdown(cancel_futures=True)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +22,12 @@ from scdiffusion.model._combinations import CombinationMeans, start_from_trained
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._conditions import beyond_training, fill_from_training, read_conditions, unseen_combinations
 from scdiffusion.model._constants import Key
-from scdiffusion.model._drawing import Drawing
+from scdiffusion.model._drawing import Drawing, Drawn
 from scdiffusion.model._guidance import Methods, Scale, read_guidance
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._profiles import take_profiles
-from scdiffusion.model._selection import read_keep_top, selection_provenance
+from scdiffusion.model._selection import joined_provenance, read_keep_top, selection_provenance
+from scdiffusion.model._streaming import Stream
 from scdiffusion.networks import AS_GIVEN, Conditions
 
 
@@ -63,6 +65,7 @@ class GenerationMixin:
         select_per_condition: bool = True,
         batch_size: int = 4096,
         rng: int | np.random.Generator | None = None,
+        output: str | Path | None = None,
         progress: bool = False,
     ) -> AnnData:
         """Generate new cells.
@@ -137,6 +140,12 @@ class GenerationMixin:
             Cells denoised together. Cells depend on it through the random numbers they get, not on each other.
         rng
             Seed. The same seed gives the same cells.
+        output
+            Path to write to, `.zarr` or `.h5ad`, for more cells than fit into memory. Finished chunks of `batch_size`
+            cells are kept in a folder beside it, whose name ends in `.partial`, until all are there. After an
+            interruption the same call goes on from them, and the cells are those of a call without one. The processes
+            of `torchrun`, or of torch's process group, share the chunks out among themselves; the cells are the same
+            for any number of them.
         progress
             Whether to show a progress bar.
 
@@ -156,18 +165,25 @@ class GenerationMixin:
           `"kept_fraction"`; where cells of all conditions compete, also `"shares"`, a data frame for each condition key
           with the share of each category `asked` for and `kept`.
 
+        With `output`, `X` and `obsm` stay in that file, and are read where they are sliced: `cells[:100].to_memory()`.
+
         Raises
         ------
         ValueError
             If the model is not trained, an argument does not fit the model, or a condition has nothing to bring it in: no
             classifier, and a denoiser that does not see conditions; with `keep_top`, if there is no scorer, or it was
-            trained on cells of other weights. The message says what to do.
+            trained on cells of other weights; with `output`, if it was begun by another call. The message says what to
+            do.
+        FileExistsError
+            If `output` exists.
+        OSError
+            If `output` cannot be written. Finished chunks are kept.
 
         Warns
         -----
         UserWarning
             If no training cell has a combination of conditions that is asked for, a number lies outside the range of
-            training, or guidance has nothing to guide by.
+            training, guidance has nothing to guide by, or `output` was begun and is gone on with.
 
         References
         ----------
@@ -186,8 +202,9 @@ class GenerationMixin:
         np.int64(3)
         """
         self._require_trained("generate")
+        stream = None if output is None else Stream(output)
         sampler = self._read_sampler(sampler)
-        seed = seed_sequence(rng)
+        seed = seed_sequence(rng if stream is None else stream.entropy(rng))
         compose = self._settings["guidance"]["compose"] if compose is None else compose
         plan, conditions, asked, shift = self._plan(
             obs_conditions,
@@ -229,30 +246,47 @@ class GenerationMixin:
             cut=cut,
             batch_size=n_kept,
         )
-        chunks = list(self._draw_cells(drawing, seed, "Generating", progress=progress))
+        provenance = {
+            **guidance_provenance,
+            **self._sampling_provenance(sampler, n_steps, rng),
+            "library_size": self._library_provenance(library),
+            "batch_size": batch_size,
+            **({"profiles": profiles} if profiles else {}),
+        }
 
-        drawn = plan.take(np.concatenate([chunk.asked for chunk in chunks]))
-        obs = self._obs(drawn)
-        if cut is not None:
-            obs[Key.SCORE] = expit(np.concatenate([chunk.log_ratio for chunk in chunks]))
-        return AnnData(
-            sp.vstack([chunk.expression for chunk in chunks], format="csr"),
-            obs=obs,
-            var=self.var_.copy(),
-            obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
-            uns={
-                Key.PROVENANCE: {
-                    **guidance_provenance,
-                    **self._sampling_provenance(sampler, n_steps, rng),
-                    "library_size": self._library_provenance(library),
-                    "batch_size": batch_size,
-                    **({"profiles": profiles} if profiles else {}),
-                    **selection_provenance(
-                        cut, plan, drawn, sum(chunk.n_candidates for chunk in chunks), self.composition.categories
-                    ),
-                }
-            },
-        )
+        def assemble(chunks: Sequence[Drawn]) -> AnnData:
+            start, stop = chunks[0].rows.start, chunks[-1].rows.stop
+            drawn = plan.take(np.concatenate([chunk.asked for chunk in chunks]))
+            n_candidates = sum(chunk.n_candidates for chunk in chunks)
+            selected = selection_provenance(
+                cut, plan.take(np.arange(start, stop)), drawn, n_candidates, self.composition.categories
+            )
+            obs = self._obs(drawn, start)
+            if cut is not None:
+                obs[Key.SCORE] = expit(np.concatenate([chunk.log_ratio for chunk in chunks]))
+            return AnnData(
+                sp.vstack([chunk.expression for chunk in chunks], format="csr"),
+                obs=obs,
+                var=self.var_.copy(),
+                obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
+                uns={Key.PROVENANCE: {**provenance, **selected}},
+            )
+
+        if stream is None:
+            return assemble(list(self._draw_cells(drawing, seed, "Generating", progress=progress)))
+
+        def draw(numbers: Sequence[int]) -> Iterator[AnnData]:
+            progress_here = progress and stream.rank == 0
+            for chunk in self._draw_cells(drawing, seed, "Generating", progress=progress_here, only=numbers):
+                yield assemble([chunk])
+
+        call = {
+            "model": self._fingerprint(),
+            "conditions": [*plan, {key: profile.numpy() for key, profile in conditions.profiles.items()}],
+            "library size": library,
+            "setting": [sampler, guide, cut, provenance],
+        }
+        return stream.write(call, seed.entropy, len(drawing.chunks), draw, joined_provenance)
 
     def _read_sampler(self, sampler: str | Sampler | None) -> Sampler:
         """The sampler that is asked for, by default the preset's."""
@@ -308,14 +342,19 @@ class GenerationMixin:
             None if shift is None else torch.from_numpy(shift),
         )
 
-    def _obs(self, plan: Plan) -> pd.DataFrame:
+    def _fingerprint(self) -> list[Any]:
+        """All of the model that generated cells depend on."""
+        weights = {name: tensor.cpu().numpy() for name, tensor in self.module.state_dict().items()}
+        return [weights, self.var_.index.tolist(), self.composition_, self.library_range_, self.device.type]
+
+    def _obs(self, plan: Plan, start: int = 0) -> pd.DataFrame:
         composition = self.composition
         columns = {
             key: pd.Categorical.from_codes(column, dtype=self._category_dtype(key))
             for key, column in zip(composition.categories, plan.codes.T, strict=True)
         }
         columns |= dict(zip(composition.continuous, plan.values.T, strict=True))
-        return pd.DataFrame(columns, index=pd.Index([f"generated_{i}" for i in range(len(plan.codes))]))
+        return pd.DataFrame(columns, index=[f"generated_{start + i}" for i in range(len(plan.codes))])
 
 
 def seed_sequence(rng: int | np.random.Generator | None) -> np.random.SeedSequence:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scdiffusion.model._composition import Plan
 from scdiffusion.model._conditions import read_conditions
+from scdiffusion.model._expression_checks import check_expression
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._module import DECODING_BLOCK
 
@@ -96,6 +97,8 @@ class LatentMixin:
         self, adata: AnnData | None, indices: Sequence[int] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Means and log-variances of the latents of cells, log library sizes `(n_cells, n_library)`, and covariates."""
+        if adata is not None:
+            check_expression(adata, self.registry_["setup_args"]["layer"], self.registry_["setup_args"]["values"])
         adata = self._validate_anndata(adata)
         manager = self.get_anndata_manager(adata, required=True)
         cells = slice(None) if indices is None else np.asarray(indices)

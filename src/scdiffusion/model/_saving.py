@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,8 @@ from anndata import AnnData, read_h5ad
 from scvi.model._utils import parse_device_args
 
 _MODEL_FILE, _DATA_FILE = "model.pt", "adata.h5ad"
+# Raised whenever an earlier version could not read what this one writes.
+_FORMAT = 1
 
 
 class SavingMixin:
@@ -47,10 +53,15 @@ class SavingMixin:
         Raises
         ------
         ValueError
-            If the directory exists and `overwrite` is not set.
+            If the directory exists and `overwrite` is not set, or the model has no data to save.
         """
+        if save_anndata:
+            self._require_data()
         attributes = {name: value for name, value in self._get_user_attributes() if name.endswith("_")}
         contents = {
+            "format": _FORMAT,
+            "version": version("scdiffusion"),
+            "data": self.adata_manager.adata_uuid if save_anndata else None,
             "model_state_dict": {key: tensor.cpu() for key, tensor in self.module.state_dict().items()},
             "var_names": self.var_.index.astype(str).tolist(),
             "attr_dict": to_plain(attributes),
@@ -93,20 +104,26 @@ class SavingMixin:
         Raises
         ------
         ValueError
-            If there is no model in the directory, or the genes of `adata` differ.
+            If there is no model in the directory; its file is damaged, holds anything but tensors and plain settings,
+            or was written by a newer version; or the genes of `adata` differ.
+
+        Warns
+        -----
+        UserWarning
+            If the data beside the model are not those that it was saved with.
         """
         path = Path(dir_path) / f"{prefix or ''}{_MODEL_FILE}"
         if not path.exists():
             raise ValueError(f"There is no model at {path}. Give the directory that model.save(...) wrote.")
         _, _, device = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
-        contents = torch.load(path, map_location=device, weights_only=True)
+        contents = _read_model_file(path)
         attributes = from_plain(contents["attr_dict"])
         registry, parameters = attributes.pop("registry_"), attributes.pop("init_params_")
         if registry["model_name"] != cls.__name__:
             raise ValueError(f"{path} holds a {registry['model_name']}, not a {cls.__name__}.")
         saved_data = path.with_name(f"{prefix or ''}{_DATA_FILE}")
-        if adata is None and saved_data.exists():
-            adata = read_h5ad(saved_data)
+        if adata is None and contents["data"] is not None:
+            adata = _read_data_file(saved_data, contents["data"])
         if adata is None or adata is False:
             adata = None
         else:
@@ -125,6 +142,44 @@ class SavingMixin:
         model.to_device(device)
         model.module.eval()
         return model
+
+
+def _read_model_file(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums, which it writes
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("a checksum is wrong")
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and plain settings. It may be a program, of which nothing was run, and was "
+            "not written by model.save(...)."
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{path} is damaged, or was not written by model.save(...): {error}. Save the model again, or take a copy."
+        ) from error
+    if not isinstance(contents, dict) or "format" not in contents:
+        raise ValueError(f"{path} was not written by model.save(...) of scdiffusion.")
+    if contents["format"] > _FORMAT:
+        raise ValueError(
+            f"{path} was written by scdiffusion {contents['version']}, which is newer than {version('scdiffusion')}. "
+            "Upgrade: pip install --upgrade scdiffusion"
+        )
+    return contents
+
+
+def _read_data_file(path: Path, uuid: str) -> AnnData | None:
+    """The data that were saved together with a model, unless another save got in between."""
+    adata = read_h5ad(path) if path.exists() else None
+    if adata is None or adata.uns.get("_scvi_uuid") != uuid:
+        warnings.warn(
+            f"{path} is not what the model was saved with, and is left out. Give the data: load(dir, adata=adata).",
+            UserWarning,
+            stacklevel=3,
+        )
+        return None
+    return adata
 
 
 def to_plain(value: Any) -> Any:
@@ -165,8 +220,11 @@ class AtomicDirectory:
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool) -> None:
-        self.path = Path(path)
-        if self.path.exists() and not overwrite:
+        self.path, self.overwrite = Path(path), overwrite
+        self._refuse_existing()
+
+    def _refuse_existing(self) -> None:
+        if self.path.exists() and not self.overwrite:
             raise ValueError(f"{self.path} already exists. Choose another directory, or pass overwrite=True.")
 
     def __enter__(self) -> Path:
@@ -177,6 +235,7 @@ class AtomicDirectory:
     def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         try:
             if error is None:
+                self._refuse_existing()  # another process may have been faster
                 if not self.path.exists():
                     os.chmod(self.temporary, 0o777 & ~_umask())
                     os.replace(self.temporary, self.path)

@@ -26,6 +26,7 @@ from scdiffusion.model._classifiers import ClassifierMixin
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import DrawingMixin
+from scdiffusion.model._expression_checks import check_expression
 from scdiffusion.model._generation import GenerationMixin
 from scdiffusion.model._guidance import needs_classifiers
 from scdiffusion.model._hub import HubMixin
@@ -267,7 +268,9 @@ class SCDiffusion(
         """
         is_transfer = kwargs.get("source_registry") is not None
         batch = [batch_key] if batch_key else []
-        if not is_transfer:
+        if is_transfer:
+            check_expression(adata, layer, values)
+        else:
             condition_keys = check_anndata(adata, layer, condition_keys, batch_key, values)
             continuous_condition_keys = check_continuous(adata, continuous_condition_keys, [*condition_keys, *batch])
         condition_keys, continuous_condition_keys = list(condition_keys or []), list(continuous_condition_keys or [])
@@ -281,7 +284,8 @@ class SCDiffusion(
             values=values,
         )
         fields = [
-            LayerField(Key.EXPRESSION, layer, is_count_data=values == COUNTS),
+            # Its own check of counts does not know sparse arrays; ours does, and leaves the format as it is.
+            LayerField(Key.EXPRESSION, layer, is_count_data=False, correct_data_format=False),
             CategoricalJointObsField(Key.CONDITIONS, [*condition_keys, *batch]),
             NumericalJointObsField(Key.CONTINUOUS, continuous_condition_keys),
         ]

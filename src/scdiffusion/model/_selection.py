@@ -138,6 +138,20 @@ def selection_provenance(
     return provenance
 
 
+def joined_provenance(parts: Sequence[Mapping[str, Any]], n_cells: Sequence[int]) -> dict[str, Any]:
+    """What `uns` says of cells that were drawn in parts, from what it says of each, and their numbers of cells."""
+    joined, n_cells = dict(parts[0]), np.asarray(n_cells)
+    if "kept_fraction" in joined:
+        joined["kept_fraction"] = float(n_cells.sum() / (n_cells / [part["kept_fraction"] for part in parts]).sum())
+    if "shares" in joined:
+        weights = n_cells / n_cells.sum()
+        joined["shares"] = {
+            key: sum(part["shares"][key] * weight for part, weight in zip(parts, weights, strict=True))
+            for key in joined["shares"]
+        }
+    return joined
+
+
 def _shares(codes: np.ndarray, n_categories: int) -> np.ndarray:
     """Share of each category among the cells that do not leave it to the model."""
     n_cells = np.bincount(codes[codes >= 0], minlength=n_categories)

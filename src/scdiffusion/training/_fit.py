@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from scvi.train._logger import SimpleLogger
 
 from ._callbacks import KeepBest, Progress
+from ._checkpoints import WholeCheckpoints
 from ._stages import Stage
 
 
@@ -64,7 +65,11 @@ def fit_stage(
     if checkpoint_dir is not None:
         folder = Path(checkpoint_dir) / stage.name
         own.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
-        resume_from = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
+        trainer_kwargs["plugins"] = [WholeCheckpoints(), *(trainer_kwargs.get("plugins") or [])]
+        if (folder / "last.ckpt").exists():
+            resume_from = folder / "last.ckpt"
+            message = f"Going on with the {stage.name} from {resume_from}. Delete it to start the stage anew."
+            warnings.warn(message, UserWarning, stacklevel=5)
     with _quiet():
         trainer = Trainer(
             max_epochs=max_epochs,
