@@ -12,6 +12,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from scdiffusion.model._module import DECODING_BLOCK
+from scdiffusion.training import expression_source
 
 
 class LatentMixin:
@@ -98,7 +99,8 @@ class LatentMixin:
         expression = self._expression(manager)
         codes, _ = self._registered_conditions(manager)
         if indices is not None:
-            expression, codes = expression[np.asarray(indices)], codes[np.asarray(indices)]
+            rows = np.arange(len(codes))[np.asarray(indices)]
+            expression, codes = expression_source(expression.take(rows)), codes[rows]
         batch = torch.from_numpy(codes[:, -1]).to(self.device) if self.batch_key else None
         return *self._posteriors(expression), batch
 

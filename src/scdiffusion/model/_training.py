@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 from scvi.model._utils import parse_device_args
 from torch import Tensor
@@ -20,7 +19,9 @@ from scdiffusion.training import (
     LR_DECAYS,
     AutoencoderStage,
     DiffusionStage,
+    Expression,
     ExpressionLoader,
+    FixedExpression,
     FixedLatents,
     LatentLoader,
     auto_precision,
@@ -30,6 +31,7 @@ from scdiffusion.training import (
 STAGES = ("autoencoder", "diffusion", "classifier")
 _AUTOENCODER_EPOCHS = 100
 _LEAST_VALIDATION_CELLS = 20
+_ENCODING_BLOCK = 512
 
 
 class TrainingMixin:
@@ -148,7 +150,7 @@ class TrainingMixin:
                     common, np.random.default_rng(rng),
                 )  # fmt: skip
             if epochs["diffusion"] != 0:
-                self._train_diffusion(expression, epochs["diffusion"], early_stopping, diffusion_settings, common)
+                self._train_diffusion(expression, epochs["diffusion"], early_stopping, diffusion_settings, common, rng)
         missing = [key for key in self._classifiable_keys() if key not in self.classifiers_]
         if trains_classifiers and missing and self.is_trained_:
             self.train_classifier(
@@ -197,7 +199,7 @@ class TrainingMixin:
 
     def _train_autoencoder(
         self,
-        expression: sp.csr_matrix,
+        expression: Expression,
         max_epochs: int | None,
         early_stopping: bool,
         settings: dict[str, Any],
@@ -207,45 +209,47 @@ class TrainingMixin:
         batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
         batch = self._batch_codes()
 
-        def loader(cells: np.ndarray, *, shuffle: bool) -> ExpressionLoader:
-            codes = None if batch is None else batch[cells]
-            return ExpressionLoader(expression[cells], codes, batch_size, shuffle=shuffle)
-
-        train = loader(self.train_indices_, shuffle=True)
-        validation = loader(self.validation_indices_, shuffle=False) if len(self.validation_indices_) else None
+        seed = int(rng.integers(2**31))
+        train = ExpressionLoader(expression, self.train_indices_, batch, batch_size, seed)
+        validation = None
+        if len(self.validation_indices_):
+            validation = FixedExpression(expression, self.validation_indices_, batch, batch_size)
         if "autoencoder_train_loss" not in (self.history_ or {}):
-            self.module.autoencoder.initialise(train.expression, self._labels()[self.train_indices_], rng)
+            cells = self._sample(rng, self.train_indices_)
+            self.module.autoencoder.initialise(expression.take(cells), self._labels()[cells], rng)
         stage = AutoencoderStage(self.module.autoencoder.train(), **settings)
-        epochs = max_epochs or (math.ceil(n_steps / len(train)) if n_steps else _AUTOENCODER_EPOCHS)
-        self._run(stage, train, validation, epochs, patience if early_stopping else None, trainer_kwargs)
-        self.module.autoencoder.cpu().calibrate(expression, batch, rng)
+        self._run(
+            stage, train, validation, max_epochs or (None if n_steps else _AUTOENCODER_EPOCHS), n_steps,
+            patience if early_stopping else None, trainer_kwargs,
+        )  # fmt: skip
+        cells = self._sample(rng)
+        batch = None if batch is None else batch[cells]
+        self.module.autoencoder.cpu().calibrate(expression.take(cells), batch, rng)
 
     def _train_diffusion(
         self,
-        expression: sp.csr_matrix,
+        expression: Expression,
         max_epochs: int | None,
         early_stopping: bool,
         settings: dict[str, Any],
         trainer_kwargs: dict[str, Any],
+        rng: int,
     ) -> None:
         batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
         posteriors = self._posteriors(expression)
         values = torch.from_numpy(self._registered_conditions().values)
         train = torch.from_numpy(self.train_indices_)
         self.module.set_standardisation(*(part[train] for part in (*posteriors, values)))
-        loader, validation = self._latent_loaders(posteriors, batch_size)
-        epochs = n_epochs(max_epochs, n_steps, loader)
-        stage = DiffusionStage(
-            self.module.denoiser.train(),
-            self.module.process,
-            n_steps=epochs * len(loader),
-            **settings,
-        )
+        loader, validation = self._latent_loaders(posteriors, batch_size, rng)
+        stage = DiffusionStage(self.module.denoiser.train(), self.module.process, **settings)
         self.is_trained_ = True  # also an interrupted diffusion keeps its best weights
-        self._run(stage, loader, validation, epochs, patience if early_stopping else None, trainer_kwargs)
+        self._run(
+            stage, loader, validation, max_epochs, n_steps or default_n_steps(len(loader.mean)),
+            patience if early_stopping else None, trainer_kwargs,
+        )  # fmt: skip
 
     def _latent_loaders(
-        self, posteriors: tuple[Tensor, Tensor, Tensor], batch_size: int
+        self, posteriors: tuple[Tensor, Tensor, Tensor], batch_size: int, rng: int
     ) -> tuple[LatentLoader, FixedLatents | None]:
         """Standardised latents of the training cells, and of the held-out ones if there are any."""
         mean, log_variance, log_library = posteriors
@@ -254,38 +258,50 @@ class TrainingMixin:
         scale = torch.cat([(0.5 * log_variance).exp(), torch.zeros_like(log_library)], 1) / self.module.feature_scale
         conditions = self.module.conditions(*map(torch.from_numpy, self._registered_conditions()))
         train, held_out = torch.from_numpy(self.train_indices_), torch.from_numpy(self.validation_indices_)
-        loader = LatentLoader(location[train], scale[train], conditions[train], batch_size)
+        loader = LatentLoader(location[train], scale[train], conditions[train], batch_size, rng)
         if not len(held_out):
             return loader, None
         n_timesteps = self.module.process.n_timesteps
         return loader, FixedLatents(location[held_out], scale[held_out], conditions[held_out], n_timesteps)
 
     def _run(
-        self, stage: Any, train: Any, validation: Any, max_epochs: int, patience: int | None, kwargs: dict[str, Any]
+        self,
+        stage: Any,
+        train: Any,
+        validation: Any,
+        max_epochs: int | None,
+        n_steps: int | None,
+        patience: int | None,
+        kwargs: dict[str, Any],
     ) -> None:
         try:
-            history = fit_stage(stage, train, validation, max_epochs=max_epochs, patience=patience, **kwargs)
+            history = fit_stage(
+                stage, train, validation, max_epochs=max_epochs, n_steps=n_steps, patience=patience, **kwargs
+            )
         finally:
             self.module.eval()
         self.history_ = {**(self.history_ or {}), **_append(self.history_ or {}, history)}
 
     @torch.inference_mode()
-    def _posteriors(self, expression: sp.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
+    def _posteriors(self, expression: Expression) -> tuple[Tensor, Tensor, Tensor]:
         """Means and log-variances of the latents of all cells, and their log library sizes, on the CPU."""
-        parts = []
-        for start in range(0, expression.shape[0], 512):
-            x = torch.from_numpy(expression[start : start + 512].toarray()).to(self.device)
-            posterior = self.module.inference(x)
-            log_library = posterior["library_size"].log()[:, None]
-            parts.append((posterior["mean"].cpu(), posterior["log_variance"].cpu(), log_library.cpu()))
-        mean, log_variance, log_library = (torch.cat(part).clone() for part in zip(*parts, strict=True))
+        n_cells, n_latent = expression.shape[0], self.module.autoencoder.n_latent
+        with torch.inference_mode(False):
+            mean, log_variance, log_library = (torch.empty(n_cells, n) for n in (n_latent, n_latent, 1))
+        start = 0
+        for block in expression.blocks():
+            for first in range(0, block.shape[0], _ENCODING_BLOCK):
+                x = torch.from_numpy(block[first : first + _ENCODING_BLOCK].toarray()).to(self.device)
+                posterior, cells = self.module.inference(x), slice(start, start + len(x))
+                mean[cells], log_variance[cells] = posterior["mean"], posterior["log_variance"]
+                log_library[cells] = posterior["library_size"].log()[:, None]
+                start += len(x)
         return mean, log_variance, log_library[:, : self.module.n_library]
 
 
-def n_epochs(max_epochs: int | None, n_steps: int | None, loader: LatentLoader) -> int:
-    """As many as are asked for, else as so many steps come to, else as the number of cells calls for."""
-    n_steps = n_steps or np.clip(25 * math.sqrt(len(loader.mean)), 600, 20_000)
-    return max_epochs or math.ceil(n_steps / len(loader))
+def default_n_steps(n_cells: int) -> float:
+    """Steps of a stage on the latents of so many cells."""
+    return np.clip(25 * math.sqrt(n_cells), 600, 20_000)
 
 
 def _read_epochs(max_epochs: int | Mapping[str, int] | None, stages: Sequence[str]) -> dict[str, int | None]:

@@ -1,7 +1,8 @@
 """Training: one Lightning module per stage, and what feeds and runs them."""
 
+from ._expression import Expression, InMemoryExpression, OnDiskExpression, expression_source, row_blocks
 from ._fit import auto_precision, fit_stage
-from ._loaders import ExpressionLoader, FixedLatents, LatentLoader
+from ._loaders import ExpressionLoader, FixedExpression, FixedLatents, LatentLoader
 from ._stages import LR_DECAYS, AutoencoderStage, ClassifierStage, DiffusionStage, Stage
 
 __all__ = [
@@ -9,10 +10,16 @@ __all__ = [
     "AutoencoderStage",
     "ClassifierStage",
     "DiffusionStage",
+    "Expression",
     "ExpressionLoader",
+    "FixedExpression",
     "FixedLatents",
+    "InMemoryExpression",
     "LatentLoader",
+    "OnDiskExpression",
     "Stage",
     "auto_precision",
+    "expression_source",
     "fit_stage",
+    "row_blocks",
 ]

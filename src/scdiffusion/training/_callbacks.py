@@ -63,7 +63,11 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
         """Open the bar."""
         self.bar = tqdm(
-            total=trainer.max_epochs, initial=trainer.current_epoch, desc=f"Training the {self.name}", unit="epoch"
+            total=trainer.max_epochs,
+            initial=trainer.current_epoch,
+            desc=f"Training the {self.name}",
+            unit="epoch",
+            disable=not trainer.is_global_zero,
         )
 
     def on_train_epoch_end(self, trainer: Trainer, stage: LightningModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -17,15 +18,17 @@ from lightning.pytorch.loggers import Logger
 from scvi.train._logger import SimpleLogger
 
 from ._callbacks import KeepBest, Progress
+from ._loaders import RandomLoader
 from ._stages import Stage
 
 
 def fit_stage(
     stage: Stage,
-    train_batches: Iterable,
+    train_batches: RandomLoader,
     validation_batches: Iterable | None,
     *,
-    max_epochs: int,
+    max_epochs: int | None,
+    n_steps: float | None = None,
     patience: int | None,
     progress: bool = True,
     checkpoint_dir: str | Path | None = None,
@@ -40,9 +43,12 @@ def fit_stage(
     stage
         What to train.
     train_batches, validation_batches
-        Loaders; without validation the last weights are kept.
+        Loaders; without validation the last weights are kept. Where several processes train together, each is given its
+        part of the training cells and all of the held-out ones.
     max_epochs
-        Most passes over `train_batches`.
+        Most passes over `train_batches`; by default as many as `n_steps` come to.
+    n_steps
+        Most steps, rounded up to whole epochs.
     patience
         Validations without improvement before training stops.
     progress
@@ -54,7 +60,7 @@ def fit_stage(
 
     Returns
     -------
-    Logged values by epoch, one data frame per metric.
+    Logged values by epoch, one data frame per metric, the same in all processes.
     """
     best = KeepBest(stage.validation_loss, patience, stage.least_gain)
     history = SimpleLogger()
@@ -73,9 +79,11 @@ def fit_stage(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            **trainer_kwargs,
+            **{"log_every_n_steps": 10**9, **trainer_kwargs},  # losses are logged by epoch, and looked at then only
         )
+        train_batches.n_processes = trainer.world_size
+        if max_epochs is None:
+            trainer.fit_loop.max_epochs = math.ceil(n_steps / len(train_batches))
         try:
             trainer.fit(stage, train_batches, validation_batches, ckpt_path=resume_from)
         except SystemExit as exit:  # what Lightning makes of Ctrl-C
@@ -83,7 +91,8 @@ def fit_stage(
         finally:
             best.restore(stage)
             stage.cpu()
-    return {key: frame for key, frame in history.experiment.data.items() if key.startswith(stage.name)}
+    logged = history.experiment.data if trainer.is_global_zero else {}
+    return trainer.strategy.broadcast({key: frame for key, frame in logged.items() if key.startswith(stage.name)})
 
 
 @contextmanager

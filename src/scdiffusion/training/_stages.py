@@ -50,6 +50,11 @@ class Stage(LightningModule):
         self.name, self.network = name, network
         self.train_loss, self.validation_loss = f"{name}_train_loss", f"{name}_validation_loss"
 
+    def on_train_start(self) -> None:
+        """Give each of several processes its own noise; the order of cells they share."""
+        if self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def log_epoch(self, key: str, value: Tensor, batch_size: int) -> None:
         """Log the mean of a value over the epoch."""
         self.log(key, value, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
@@ -140,12 +145,10 @@ class LatentStage(Stage):
         As for :class:`Stage`.
     process
         The :class:`~scdiffusion.diffusion.DiffusionProcess`.
-    n_steps
-        Number of steps that the learning rate's decay is stretched over.
     lr, weight_decay
         Of AdamW.
     lr_decay
-        `"cosine"`, after a short warm-up, or `"linear"`.
+        `"cosine"`, after a short warm-up, or `"linear"`; stretched over the steps that are to be trained.
     ema_decay
         Decay of the moving average; it starts lower, so that the first steps are forgotten.
     """
@@ -156,7 +159,6 @@ class LatentStage(Stage):
         network: nn.Module,
         process: DiffusionProcess,
         *,
-        n_steps: int,
         lr: float,
         lr_decay: str,
         weight_decay: float,
@@ -166,7 +168,12 @@ class LatentStage(Stage):
         self.lr_decay = LR_DECAYS[lr_decay]
         self.process = process
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
-        self.n_steps, self.lr, self.weight_decay, self.ema_decay = n_steps, lr, weight_decay, ema_decay
+        self.lr, self.weight_decay, self.ema_decay = lr, weight_decay, ema_decay
+
+    def on_train_start(self) -> None:
+        """Keep the latents where the network is."""
+        super().on_train_start()
+        self.trainer.train_dataloader.to(self.device)
 
     def draw_noise(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Noise, `(n_cells, n_features)`, and stratified random timesteps, `(n_cells,)`, of a minibatch."""
@@ -190,7 +197,8 @@ class LatentStage(Stage):
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=True
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_decay(step, self.n_steps))
+        n_steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_decay(step, n_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -206,7 +214,7 @@ class DiffusionStage(LatentStage):
     condition_dropout
         Probability that a condition is hidden from the network, each key on its own.
     **optimisation
-        `n_steps`, `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
+        `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
     """
 
     def __init__(
@@ -250,7 +258,7 @@ class ClassifierStage(LatentStage):
     key
         Position of the condition key.
     **optimisation
-        `n_steps`, `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
+        `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
     """
 
     n_levels = 10
