@@ -26,6 +26,8 @@ from scdiffusion.training import (
     LatentLoader,
     auto_precision,
     fit_stage,
+    is_distributed,
+    synchronise,
 )
 
 STAGES = ("autoencoder", "diffusion", "classifier")
@@ -71,7 +73,8 @@ class TrainingMixin:
             preset's `n_steps` come to. An epoch is one pass over the training cells; it is cut short for more than 400
             minibatches, and repeats cells where there are few.
         accelerator, devices
-            Where to train, as for :class:`~lightning.pytorch.Trainer`.
+            Where to train, as for :class:`~lightning.pytorch.Trainer`. With `strategy="ddp"`, several processes share
+            the training cells of each epoch, and all end with the same model; `batch_size` is that of each.
         precision
             As for :class:`~lightning.pytorch.Trainer`; by default `"bf16-mixed"` where the processor has
             instructions for it. Generation is always in single precision.
@@ -173,7 +176,10 @@ class TrainingMixin:
             torch.manual_seed(rng)
             yield
         _, _, device = parse_device_args(accelerator, devices, return_device="torch")
+        if is_distributed() and device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device())  # where Lightning has put this process
         self.to_device(device)  # Lightning leaves networks on the CPU; cells are generated where training was
+        synchronise(self.module)
 
     def _training_settings(self, stage: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
         """The preset's settings of a stage, with some of them overridden."""

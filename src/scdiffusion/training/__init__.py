@@ -1,5 +1,6 @@
 """Training: one Lightning module per stage, and what feeds and runs them."""
 
+from ._distributed import is_distributed, synchronise
 from ._expression import Expression, InMemoryExpression, OnDiskExpression, expression_source, row_blocks
 from ._fit import auto_precision, fit_stage
 from ._loaders import ExpressionLoader, FixedExpression, FixedLatents, LatentLoader
@@ -21,5 +22,7 @@ __all__ = [
     "auto_precision",
     "expression_source",
     "fit_stage",
+    "is_distributed",
     "row_blocks",
+    "synchronise",
 ]

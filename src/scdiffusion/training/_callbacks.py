@@ -39,6 +39,10 @@ class KeepBest(Callback):
             if self.patience is not None and self.n_worse >= self.patience:
                 trainer.should_stop = True
 
+    def on_fit_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        """Put the best weights back before a process that was started for the training ends."""
+        self.restore(stage)
+
     def restore(self, stage: LightningModule) -> None:
         """Put the best weights, or the last ones where nothing was validated, into the network."""
         stage.adopt_weights(self.best_weights if self.best_weights is not None else stage.trained_weights())
@@ -52,6 +56,16 @@ class KeepBest(Callback):
         self.best_loss, self.best_weights, self.n_worse = (
             state["best_loss"], state["best_weights"], state["n_worse"]
         )  # fmt: skip
+
+
+class History(Callback):
+    """Keeps what is logged with the stage, by epoch."""
+
+    def on_train_epoch_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        """Add a row."""
+        for key, value in trainer.callback_metrics.items():
+            if key.startswith(stage.name):
+                stage.logged.setdefault(key, {})[trainer.current_epoch] = float(value)
 
 
 class Progress(Callback):

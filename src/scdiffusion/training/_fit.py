@@ -15,9 +15,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from scvi.train._logger import SimpleLogger
 
-from ._callbacks import KeepBest, Progress
+from ._callbacks import History, KeepBest, Progress
 from ._loaders import RandomLoader
 from ._stages import Stage
 
@@ -63,17 +62,17 @@ def fit_stage(
     Logged values by epoch, one data frame per metric, the same in all processes.
     """
     best = KeepBest(stage.validation_loss, patience, stage.least_gain)
-    history = SimpleLogger()
-    own: list[Any] = [best, *([Progress(stage.name)] if progress else [])]
+    own: list[Any] = [best, History(), *([Progress(stage.name)] if progress else [])]
     resume_from = None
     if checkpoint_dir is not None:
         folder = Path(checkpoint_dir) / stage.name
-        own.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
+        # At the end of an epoch, and not of the validation before, for the history to have the whole epoch.
+        own.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
         resume_from = folder / "last.ckpt" if (folder / "last.ckpt").exists() else None
     with _quiet():
         trainer = Trainer(
             max_epochs=max_epochs,
-            logger=[history, *([logger] if logger else [])],
+            logger=logger or False,
             callbacks=own + list(callbacks or []),
             enable_checkpointing=checkpoint_dir is not None,
             enable_progress_bar=False,
@@ -91,8 +90,7 @@ def fit_stage(
         finally:
             best.restore(stage)
             stage.cpu()
-    logged = history.experiment.data if trainer.is_global_zero else {}
-    return trainer.strategy.broadcast({key: frame for key, frame in logged.items() if key.startswith(stage.name)})
+    return {key: pd.DataFrame({key: values}) for key, values in stage.logged.items()}
 
 
 @contextmanager

@@ -49,6 +49,7 @@ class Stage(LightningModule):
         super().__init__()
         self.name, self.network = name, network
         self.train_loss, self.validation_loss = f"{name}_train_loss", f"{name}_validation_loss"
+        self.logged: dict[str, dict[int, float]] = {}  # by metric and epoch
 
     def on_train_start(self) -> None:
         """Give each of several processes its own noise; the order of cells they share."""
@@ -58,6 +59,14 @@ class Stage(LightningModule):
     def log_epoch(self, key: str, value: Tensor, batch_size: int) -> None:
         """Log the mean of a value over the epoch."""
         self.log(key, value, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+
+    def get_extra_state(self) -> dict[str, dict[int, float]]:
+        """What is kept beside the weights, in checkpoints and by processes that were started for the training."""
+        return self.logged
+
+    def set_extra_state(self, state: dict[str, dict[int, float]]) -> None:
+        """Take up the history of a checkpoint."""
+        self.logged = state
 
     def trained_weights(self) -> dict[str, Tensor]:
         """Weights to judge and to keep: the network's own, unless a stage averages them."""
@@ -191,6 +200,11 @@ class LatentStage(Stage):
     def trained_weights(self) -> dict[str, Tensor]:
         """The averaged weights."""
         return self.average.state_dict()
+
+    def adopt_weights(self, weights: dict[str, Tensor]) -> None:
+        """Put kept weights into the network, and its average."""
+        super().adopt_weights(weights)
+        self.average.load_state_dict(weights)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW under the learning rate's decay."""
