@@ -172,7 +172,9 @@ class TrainingMixin:
     def _training_session(self, accelerator: str, devices: Any, rng: int) -> Iterator[None]:
         """Fix the seed for a while, leaving the global random state alone, and prepare data on the CPU."""
         self.to_device("cpu")  # Lightning moves networks and minibatches
-        with torch.random.fork_rng():
+        # Not every device there is, which would wake them all, nor any before Lightning forks.
+        used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=used):
             torch.manual_seed(rng)
             yield
         _, _, device = parse_device_args(accelerator, devices, return_device="torch")

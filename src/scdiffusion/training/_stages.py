@@ -50,14 +50,21 @@ class Stage(LightningModule):
         self.name, self.network = name, network
         self.train_loss, self.validation_loss = f"{name}_train_loss", f"{name}_validation_loss"
         self.logged: dict[str, dict[int, float]] = {}  # by metric and epoch
+        self._sums: dict[str, Tensor] = {}
 
     def on_train_start(self) -> None:
         """Give each of several processes its own noise; the order of cells they share."""
         if self.global_rank:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+    def log_training(self, key: str, value: Tensor) -> None:
+        """Log the mean of a value over the steps of the epoch, once, which takes a good part of a small step's time."""
+        self._sums[key] = self._sums.get(key, 0.0) + value.detach()
+        if self.trainer.is_last_batch:
+            self.log_epoch(key, self._sums.pop(key) / self.trainer.num_training_batches, 1)
+
     def log_epoch(self, key: str, value: Tensor, batch_size: int) -> None:
-        """Log the mean of a value over the epoch."""
+        """Log the mean of a value over the cells of the epoch."""
         self.log(key, value, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
 
     def get_extra_state(self) -> dict[str, dict[int, float]]:
@@ -108,10 +115,13 @@ class AutoencoderStage(Stage):
         super().__init__("autoencoder", autoencoder)
         self.kl_weight, self.lr, self.dispersion_lr, self.weight_decay = kl_weight, lr, dispersion_lr, weight_decay
 
-    def _losses(self, batch: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    def _losses(
+        self, batch: tuple[Tensor, Tensor | None], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         expression, codes = batch
         mean, log_variance = (values.float() for values in self.network.encode(expression))
-        latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        latents = mean + noise * (0.5 * log_variance).exp()
         divergence = None
         if self.network.variational:
             divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
@@ -120,18 +130,16 @@ class AutoencoderStage(Stage):
     def training_step(self, batch: tuple[Tensor, Tensor | None], _: int) -> Tensor:
         """Loss of a minibatch."""
         reconstruction, divergence = self._losses(batch)
-        self.log_epoch(self.train_loss, reconstruction.detach(), len(batch[0]))
+        self.log_training(self.train_loss, reconstruction)
         if divergence is None:
             return reconstruction
         warmup = min(1.0, (self.global_step + 1) / _KL_WARMUP_STEPS)
-        self.log_epoch("autoencoder_kl", divergence.detach(), len(batch[0]))
+        self.log_training("autoencoder_kl", divergence)
         return reconstruction + warmup * self.kl_weight * divergence
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], index: int) -> None:
         """Held-out reconstruction loss, always with the same draws of the latents."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(index)
-            reconstruction, _ = self._losses(batch)
+        reconstruction, _ = self._losses(batch, torch.Generator(self.device).manual_seed(index))
         self.log_epoch(self.validation_loss, reconstruction, len(batch[0]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -183,6 +191,7 @@ class LatentStage(Stage):
         """Keep the latents where the network is."""
         super().on_train_start()
         self.trainer.train_dataloader.to(self.device)
+        self._averaged = list(self.average.parameters()), list(self.network.parameters())
 
     def draw_noise(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Noise, `(n_cells, n_features)`, and stratified random timesteps, `(n_cells,)`, of a minibatch."""
@@ -195,7 +204,7 @@ class LatentStage(Stage):
         """Move the average towards the weights."""
         decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+            torch._foreach_lerp_(*self._averaged, 1 - decay)
 
     def trained_weights(self) -> dict[str, Tensor]:
         """The averaged weights."""
@@ -248,7 +257,7 @@ class DiffusionStage(LatentStage):
         noise, t = self.draw_noise(x0)
         output = self.network(self.process.add_noise(x0, noise, t), t, conditions.dropped(self.condition_dropout))
         loss = self.process.loss(output.float(), x0, noise, t).mean()
-        self.log_epoch(self.train_loss, loss.detach(), len(x0))
+        self.log_training(self.train_loss, loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Conditions, Tensor, Tensor], _: int) -> None:
@@ -297,7 +306,7 @@ class ClassifierStage(LatentStage):
         x0, conditions = batch
         output = self._output(self.network, x0, *self.draw_noise(x0))
         loss = -self.network.log_prob(output, conditions.column(self.key)).mean()
-        self.log_epoch(self.train_loss, loss.detach(), len(x0))
+        self.log_training(self.train_loss, loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Conditions, Tensor, Tensor], _: int) -> None:
