@@ -15,6 +15,7 @@ from scvi.model._utils import parse_device_args
 from torch import Tensor
 
 from scdiffusion.model._messages import did_you_mean, name_some
+from scdiffusion.networks import Conditions
 from scdiffusion.training import (
     LR_DECAYS,
     AutoencoderStage,
@@ -249,6 +250,7 @@ class TrainingMixin:
         train = torch.from_numpy(self.train_indices_)
         self.module.set_standardisation(*(part[train] for part in (*posteriors, values)))
         loader, validation = self._latent_loaders(posteriors, batch_size, rng)
+        del posteriors  # of a million cells, a good part of the memory
         stage = DiffusionStage(self.module.denoiser.train(), self.module.process, **settings)
         self.is_trained_ = True  # also an interrupted diffusion keeps its best weights
         self._run(
@@ -260,17 +262,19 @@ class TrainingMixin:
         self, posteriors: tuple[Tensor, Tensor, Tensor], batch_size: int, rng: int
     ) -> tuple[LatentLoader, FixedLatents | None]:
         """Standardised latents of the training cells, and of the held-out ones if there are any."""
-        mean, log_variance, log_library = posteriors
-        location = self.module.standardise(mean, log_library)
-        # The library size of a cell is observed: only the latents have a posterior.
-        scale = torch.cat([(0.5 * log_variance).exp(), torch.zeros_like(log_library)], 1) / self.module.feature_scale
         conditions = self.module.conditions(*map(torch.from_numpy, self._registered_conditions()))
-        train, held_out = torch.from_numpy(self.train_indices_), torch.from_numpy(self.validation_indices_)
-        loader = LatentLoader(location[train], scale[train], conditions[train], batch_size, rng)
-        if not len(held_out):
+
+        def standardised(cells: np.ndarray) -> tuple[Tensor, Tensor, Conditions]:
+            rows = torch.from_numpy(cells)
+            mean, log_variance, log_library = (part[rows] for part in posteriors)
+            # The library size of a cell is observed: only the latents have a posterior.
+            scale = torch.cat([log_variance.mul_(0.5).exp_(), torch.zeros_like(log_library)], 1)
+            return self.module.standardise(mean, log_library), scale.div_(self.module.feature_scale), conditions[rows]
+
+        loader = LatentLoader(*standardised(self.train_indices_), batch_size, rng)
+        if not len(self.validation_indices_):
             return loader, None
-        n_timesteps = self.module.process.n_timesteps
-        return loader, FixedLatents(location[held_out], scale[held_out], conditions[held_out], n_timesteps)
+        return loader, FixedLatents(*standardised(self.validation_indices_), self.module.process.n_timesteps)
 
     def _run(
         self,
