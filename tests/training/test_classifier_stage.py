@@ -16,7 +16,7 @@ def fitted():
     mean = torch.stack([1.6 * codes - 0.8, torch.zeros(4000)], 1)
     scale = torch.tensor([0.6, 1.0]).expand(4000, 2)
     conditions, process = Conditions(codes[:, None]), DiffusionProcess()
-    optimisation = {"n_steps": 300, "lr": 1e-3, "lr_decay": "cosine", "weight_decay": 1e-2, "ema_decay": 0.998}
+    optimisation = {"lr": 1e-3, "lr_decay": "cosine", "weight_decay": 1e-2, "ema_decay": 0.998}
     stage = ClassifierStage("classifier_x", CategoryClassifier(2, 2, n_hidden=64), process, key=0, **optimisation)
     loader = LatentLoader(mean[:2000], scale[:2000], conditions[:2000], batch_size=256)
     held_out = FixedLatents(mean[2000:], scale[2000:], conditions[2000:], process.n_timesteps)

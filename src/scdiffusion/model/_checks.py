@@ -59,6 +59,11 @@ def check_anndata(
     """
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}. Of a MuData, pass mdata['rna'].")
+    if not isinstance(adata.obs, pd.DataFrame):
+        raise TypeError(
+            "adata.obs is lazy, as read_lazy gives it. Only the expression may stay on disk: AnnData(sparse_dataset(group['X']), "
+            "obs=read_elem(group['obs']), var=read_elem(group['var'])), with both functions from anndata.io."
+        )
     keys = _as_list(condition_keys, batch_key)
     columns = [*keys, batch_key] if batch_key is not None else keys
     _check_names(adata)

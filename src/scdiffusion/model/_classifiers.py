@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from scdiffusion.model._messages import did_you_mean, name_some
-from scdiffusion.model._training import n_epochs
+from scdiffusion.model._training import default_n_steps
 from scdiffusion.training import ClassifierStage, auto_precision
 
 
@@ -107,8 +107,7 @@ class ClassifierMixin:
         batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
         network = {name: settings.pop(name) for name in ("n_hidden", "dropout")}
         with self._training_session(accelerator, devices, rng):
-            loader, validation = self._latent_loaders(self._registered_posteriors(self.adata_manager), batch_size)
-            epochs = n_epochs(max_epochs, n_steps, loader)
+            loader, validation = self._latent_loaders(self._registered_posteriors(self.adata_manager), batch_size, rng)
             for key in keys:
                 position = self.composition.keys.index(key)
                 name = f"classifier_{key}"
@@ -117,7 +116,6 @@ class ClassifierMixin:
                     self.module.add_classifier(position, **network).train(),
                     self.module.process,
                     key=position,
-                    n_steps=epochs * len(loader),
                     **settings,
                 )
                 self.classifiers_ = {**self.classifiers_, key: network}
@@ -127,7 +125,8 @@ class ClassifierMixin:
                     stage,
                     loader,
                     validation,
-                    epochs,
+                    max_epochs,
+                    n_steps or default_n_steps(len(loader.mean)),
                     patience if early_stopping else None,
                     {
                         "accelerator": accelerator,

@@ -11,8 +11,8 @@ from scipy import sparse
 
 from scdiffusion.autoencoders import COUNTS, LOG_NORMALISED
 from scdiffusion.model._messages import did_you_mean, name_some
+from scdiffusion.training import row_blocks
 
-N_ROWS_ON_DISK = 10_000
 N_ROWS_TO_JUDGE_A_LAYER = 1_000
 CHUNK = 2**20
 # log(1 + x) of a cell scaled to a million counts stays below 14; more than this was never log-transformed
@@ -24,6 +24,11 @@ def check_expression(adata: AnnData, layer: str | None, values: str) -> Any:
     if values not in _CHECKS:
         raise ValueError(f"values must be {' or '.join(map(repr, _CHECKS))}; got {values!r}.")
     X = _stored(adata, layer)
+    if not sparse.issparse(X) and getattr(X, "format", None) == "csc":
+        raise ValueError(
+            f"{_name_of(layer)} is stored gene by gene (CSC), so that no cell can be read without all others. Load it, "
+            "adata = adata.to_memory(), or store it cell by cell: scipy.sparse.csr_matrix(X)"
+        )
     _CHECKS[values](X, _name_of(layer), adata)
     return X
 
@@ -34,7 +39,7 @@ def check_counts(X: Any, name: str, adata: AnnData | None = None) -> None:
     Parameters
     ----------
     X
-        Cells by genes, dense or sparse. Of a matrix on disk, and of a dask array, the first 10,000 cells are checked.
+        Cells by genes, dense or sparse; on disk, or a dask array, it is read in pieces.
     name
         What messages call the matrix, e.g. ``"adata.layers['counts']"``.
     adata
@@ -47,11 +52,13 @@ def check_counts(X: Any, name: str, adata: AnnData | None = None) -> None:
     """
     if X is None or 0 in X.shape:
         raise ValueError(f"{name} is empty.{_where_counts_are(adata, name)}")
-    X = _in_memory(X, N_ROWS_ON_DISK)
-    problem = _first_problem(X)
-    if problem is not None:
-        raise ValueError(f"{name} holds {problem}; scdiffusion needs raw counts.{_where_counts_are(adata, name)}")
-    _check_no_empty_cells(X, name, adata)
+    empty = []
+    for block in row_blocks(X):
+        problem = _first_problem(block)
+        if problem is not None:
+            raise ValueError(f"{name} holds {problem}; scdiffusion needs raw counts.{_where_counts_are(adata, name)}")
+        empty.append(_are_empty(block))
+    _refuse_empty_cells(np.concatenate(empty), name, adata)
 
 
 def check_log_normalised(X: Any, name: str, adata: AnnData | None = None) -> None:
@@ -65,23 +72,31 @@ def check_log_normalised(X: Any, name: str, adata: AnnData | None = None) -> Non
     """
     if X is None or 0 in X.shape:
         raise ValueError(f"{name} is empty. Name a layer with log-normalised expression: layer=...")
-    X = _in_memory(X, N_ROWS_ON_DISK)
-    stored = X.data[: X.nnz] if sparse.issparse(X) else X
-    if not np.isfinite(stored).all() or stored.min(initial=0) < 0 or stored.max(initial=0) > MAX_LOG_VALUE:
-        raise ValueError(
-            f"{name} holds NaN, infinite or negative values, or ones above {MAX_LOG_VALUE}, but values='log-normalised' "
-            "was said. Make it of raw counts: sc.pp.normalize_total(adata, target_sum=1e4); sc.pp.log1p(adata)"
-        )
-    if _first_problem(X) is None:
+    empty, are_counts = [], True
+    for block in row_blocks(X):
+        stored = block.data[: block.nnz] if sparse.issparse(block) else block
+        if not np.isfinite(stored).all() or stored.min(initial=0) < 0 or stored.max(initial=0) > MAX_LOG_VALUE:
+            raise ValueError(
+                f"{name} holds NaN, infinite or negative values, or ones above {MAX_LOG_VALUE}, but "
+                "values='log-normalised' was said. Make it of raw counts: sc.pp.normalize_total(adata, target_sum=1e4); "
+                "sc.pp.log1p(adata)"
+            )
+        are_counts = are_counts and _first_problem(block) is None
+        empty.append(_are_empty(block))
+    if are_counts:
         raise ValueError(f"{name} holds counts, but values='log-normalised' was said. Leave values out.")
-    _check_no_empty_cells(X, name, adata)
+    _refuse_empty_cells(np.concatenate(empty), name, adata)
 
 
 _CHECKS = {COUNTS: check_counts, LOG_NORMALISED: check_log_normalised}
 
 
-def _check_no_empty_cells(X: np.ndarray | sparse.spmatrix, name: str, adata: AnnData | None) -> None:
-    empty = np.flatnonzero(np.asarray(X.sum(axis=1)).ravel() == 0)
+def _are_empty(X: np.ndarray | sparse.spmatrix) -> np.ndarray:
+    return np.asarray(X.sum(axis=1)).ravel() == 0
+
+
+def _refuse_empty_cells(is_empty: np.ndarray, name: str, adata: AnnData | None) -> None:
+    empty = np.flatnonzero(is_empty)
     if len(empty):
         cells = empty if adata is None else adata.obs_names[empty]
         # scanpy's filter reads adata.X only, where the sums of a layer are not to be found.
@@ -105,14 +120,6 @@ def _stored(adata: AnnData, layer: str | None) -> Any:
 
 def _name_of(layer: str | None) -> str:
     return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-
-
-def _in_memory(X: Any, n_rows: int) -> np.ndarray | sparse.spmatrix:
-    """Return ``X`` itself, or the first rows of what is on disk or lazy."""
-    if not isinstance(X, np.ndarray) and not sparse.issparse(X):
-        X = X[:n_rows]
-        X = X.compute() if hasattr(X, "compute") else X
-    return X if sparse.issparse(X) else np.asarray(X)
 
 
 def _first_problem(X: np.ndarray | sparse.spmatrix) -> str | None:
@@ -162,5 +169,5 @@ def looks_like_counts(X: Any) -> bool:
     """Whether the first rows of a matrix hold nothing but counts."""
     if X is None or 0 in X.shape:
         return False
-    X = _in_memory(X[:N_ROWS_TO_JUDGE_A_LAYER], N_ROWS_TO_JUDGE_A_LAYER)
+    X = next(row_blocks(X[:N_ROWS_TO_JUDGE_A_LAYER]))
     return _first_problem(X) is None and bool(X.sum() > 0)

@@ -101,9 +101,10 @@ class LatentMixin:
             check_expression(adata, self.registry_["setup_args"]["layer"], self.registry_["setup_args"]["values"])
         adata = self._validate_anndata(adata)
         manager = self.get_anndata_manager(adata, required=True)
-        cells = slice(None) if indices is None else np.asarray(indices)
+        cells = None if indices is None else np.asarray(indices)
         covariates = self._covariates(self._registered_conditions(manager))
-        covariates = None if covariates is None else covariates[cells].to(self.device)
+        if covariates is not None:
+            covariates = (covariates if cells is None else covariates[cells]).to(self.device)
         return *self._registered_posteriors(manager, cells), covariates
 
     def _latents(

@@ -17,6 +17,7 @@ from scdiffusion.model._composition import TrainingComposition
 from scdiffusion.model._expression_checks import MAX_LOG_VALUE, check_expression
 from scdiffusion.model._messages import name_some
 from scdiffusion.networks import MeanExpressionConditions
+from scdiffusion.training import Expression, expression_source
 
 
 def log_normalised(expression: sp.csr_matrix, values: str) -> sp.csr_matrix:
@@ -25,7 +26,11 @@ def log_normalised(expression: sp.csr_matrix, values: str) -> sp.csr_matrix:
 
 
 def set_profiles(
-    encoder: MeanExpressionConditions, log_expression: sp.csr_matrix, codes: np.ndarray, categories: Mapping[str, Any]
+    encoder: MeanExpressionConditions,
+    expression: Expression,
+    values: str,
+    codes: np.ndarray,
+    categories: Mapping[str, Any],
 ) -> None:
     """Give the encoder the mean of each category's cells.
 
@@ -33,8 +38,8 @@ def set_profiles(
     ----------
     encoder
         The condition encoder.
-    log_expression
-        Of the registered cells, `(n_cells, n_genes)`.
+    expression, values
+        Of the registered cells, and what it is.
     codes
         Their conditions, `(n_cells, n_keys)`.
     categories
@@ -45,18 +50,25 @@ def set_profiles(
     ValueError
         If a category has no cells.
     """
-    profiles = []
-    for column, (key, names) in zip(codes.T, categories.items(), strict=True):
-        n_cells = np.bincount(column, minlength=len(names))
-        if not n_cells.all():
+    n_cells = [
+        np.bincount(column, minlength=len(names)) for column, names in zip(codes.T, categories.values(), strict=True)
+    ]
+    for n, (key, names) in zip(n_cells, categories.items(), strict=True):
+        if not n.all():
             raise ValueError(
-                f"No cell has the category {name_some(names[n_cells == 0])} of {key!r}, so that it has no mean "
+                f"No cell has the category {name_some(names[n == 0])} of {key!r}, so that it has no mean "
                 f"expression. Drop it: adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories(), then call "
                 "setup_anndata again."
             )
-        member = sp.csr_matrix((1 / n_cells[column], (column, np.arange(len(column)))), (len(names), len(column)))
-        profiles.append(_tensor((member @ log_expression).toarray()))
-    encoder.set_profiles(profiles, _tensor(np.asarray(log_expression.mean(0)).ravel()))
+    profiles, overall, start = [np.zeros((len(n), expression.shape[1])) for n in n_cells], 0.0, 0
+    for block in expression.blocks():
+        x = log_normalised(block, values)
+        overall += np.asarray(x.sum(0)).ravel() / len(codes)
+        for profile, n, column in zip(profiles, n_cells, codes[start : start + x.shape[0]].T, strict=True):
+            cells = np.arange(len(column))
+            profile += (sp.csr_matrix((1 / n[column], (column, cells)), (len(n), len(column))) @ x).toarray()
+        start += x.shape[0]
+    encoder.set_profiles([_tensor(profile) for profile in profiles], _tensor(overall))
 
 
 def take_profiles(
@@ -145,7 +157,9 @@ def read_profile(request: AnnData | pd.Series, key: str, genes: pd.Index, layer:
     is_cells = isinstance(request, AnnData)
     columns = _columns_of(request.var_names if is_cells else request.index, genes, key)
     if is_cells:
-        expression = sp.csr_matrix(check_expression(request, layer, values), dtype=np.float32)[:, columns]
+        expression = expression_source(check_expression(request, layer, values)).take(np.arange(request.n_obs))[
+            :, columns
+        ]
         return _tensor(np.asarray(log_normalised(expression, values).mean(0)).ravel())
     profile = request.to_numpy(dtype=np.float64)[columns]
     if not (np.isfinite(profile) & (profile >= 0) & (profile <= MAX_LOG_VALUE)).all():

@@ -18,7 +18,9 @@ from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._expression_checks import check_expression
 from scdiffusion.model._generation import seed_sequence
+from scdiffusion.model._lazy import as_anndata
 from scdiffusion.model._messages import name_some
+from scdiffusion.training import expression_source
 
 
 class RefiningMixin:
@@ -130,7 +132,7 @@ class RefiningMixin:
         """A new AnnData of the genes of training, in their order, with their expression in `X`, checked."""
         if adata is None:
             self._require_data()
-            adata = self.adata
+        adata = self.adata if adata is None else as_anndata(adata)
         layer, genes = self.registry_["setup_args"]["layer"], self.var_.index
         missing = genes[~genes.isin(adata.var_names)]
         if len(missing):
@@ -140,9 +142,9 @@ class RefiningMixin:
             )
         if not len(adata):
             raise ValueError("adata holds no cells.")
-        X = check_expression(adata, layer, self.registry_["setup_args"]["values"])
+        expression = expression_source(check_expression(adata, layer, self.registry_["setup_args"]["values"]))
         columns = adata.var_names.get_indexer(genes)
-        return AnnData(sp.csr_matrix(X, dtype=np.float32)[:, columns], obs=adata.obs.copy())
+        return AnnData(expression.take(np.arange(adata.n_obs))[:, columns], obs=adata.obs.copy())
 
     def _observed_covariates(self, obs: pd.DataFrame, rng: np.random.Generator) -> Tensor | None:
         """What the encoder is told of cells: what `obs` says, and where it does not, what training cells have."""
@@ -153,7 +155,8 @@ class RefiningMixin:
 
     def _features(self, expression: sp.csr_matrix, covariates: Tensor | None, generator: torch.Generator) -> Tensor:
         """What the diffusion sees of cells: a sample of each posterior and library sizes, standardised."""
-        mean, log_variance, log_library = (part.to(self.device) for part in self._posteriors(expression, covariates))
+        posteriors = self._posteriors(expression_source(expression), covariates)
+        mean, log_variance, log_library = (part.to(self.device) for part in posteriors)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         return self.module.standardise(mean + (0.5 * log_variance).exp() * noise, log_library)
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401  (scvi-tools' view_anndata_setup uses it without importing it)
-import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from anndata.experimental import AnnCollection
 from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalJointObsField, LayerField, NumericalJointObsField
+from scvi.data.fields import CategoricalJointObsField, NumericalJointObsField
 from scvi.model.base import BaseModelClass
 from torch import Tensor
 
@@ -26,21 +26,26 @@ from scdiffusion.model._classifiers import ClassifierMixin
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import DrawingMixin
-from scdiffusion.model._expression_checks import check_expression
+from scdiffusion.model._fields import ExpressionField
 from scdiffusion.model._generation import GenerationMixin
 from scdiffusion.model._guidance import needs_classifiers
 from scdiffusion.model._hub import HubMixin
 from scdiffusion.model._latents import LatentMixin
+from scdiffusion.model._lazy import as_anndata
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._presets import arguments_of, read_preset
 from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
-from scdiffusion.model._profiles import log_normalised, set_profiles
+from scdiffusion.model._profiles import set_profiles
 from scdiffusion.model._refining import RefiningMixin
 from scdiffusion.model._saving import SavingMixin
 from scdiffusion.model._scoring import ScoringMixin
 from scdiffusion.model._selection import read_keep_top
 from scdiffusion.model._training import TrainingMixin
 from scdiffusion.networks import MeanExpressionConditions
+from scdiffusion.training import Expression, expression_source
+
+# Most cells that statistics are fitted on; they change little beyond.
+_MOST_SAMPLED = 20_000
 
 
 class SCDiffusion(
@@ -65,7 +70,7 @@ class SCDiffusion(
     Parameters
     ----------
     adata
-        Cells, registered with :meth:`setup_anndata`.
+        Cells, registered with :meth:`setup_anndata`, in memory or on disk.
     preset
         Named configuration: None is our own, `"scdiffusion"` and `"scld"` are the papers'. It also sets how
         :meth:`train` trains, and how :meth:`generate` samples, guides and selects.
@@ -127,7 +132,7 @@ class SCDiffusion(
 
     def __init__(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | AnnCollection | None = None,
         preset: str | None = None,
         *,
         pretrained: str | Path | None = None,
@@ -135,6 +140,7 @@ class SCDiffusion(
         rng: int = 0,
         **overrides: Any,
     ) -> None:
+        adata = as_anndata(adata)
         super().__init__(adata, registry)
         weights = None
         if pretrained is not None:
@@ -158,8 +164,10 @@ class SCDiffusion(
         if adata is not None:
             self._describe(adata, categories)
             if settings["autoencoder"].get("n_latent", 0) is None:
+                generator = np.random.default_rng(rng)
+                cells = self._sample(generator)
                 n_principal, n_discriminant = count_components(
-                    self._expression(), self._labels(), np.random.default_rng(rng)
+                    self._expression().take(cells), self._labels()[cells], generator
                 )
                 found = {"n_latent": n_principal + sum(n_discriminant), "n_discriminant": list(n_discriminant)}
                 settings["autoencoder"] |= found
@@ -181,8 +189,8 @@ class SCDiffusion(
             )
         conditions = self.module.denoiser.condition_encoder
         if registry is None and isinstance(conditions, MeanExpressionConditions):
-            log_expression = log_normalised(self._expression(), setup["values"])
-            set_profiles(conditions, log_expression, self._registered_conditions().codes, categories)
+            codes = self._registered_conditions().codes
+            set_profiles(conditions, self._expression(), setup["values"], codes, categories)
         if registry is None and self.batch_key and not conditions.sees_conditions:
             warnings.warn(
                 f"The denoiser sees no conditions, nor the batch: latents will not differ by {self.batch_key!r}. Name it "
@@ -213,13 +221,13 @@ class SCDiffusion(
         self.ordered_keys_ = [key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)]
         self.var_ = adata.var.copy()
         stored = adata.obsm.get(Key.POSTERIORS)
-        library = np.asarray(self._expression().sum(1)) if stored is None else np.exp(stored[:, -1])
-        self.library_range_ = [float(library.min()), float(library.max())]
+        library = [block.sum(1) for block in self._expression().blocks()] if stored is None else [np.exp(stored[:, -1])]
+        self.library_range_ = [float(min(map(np.min, library))), float(max(map(np.max, library)))]
 
     @classmethod
     def setup_anndata(
         cls,
-        adata: AnnData,
+        adata: AnnData | AnnCollection,
         *,
         layer: str | None = None,
         condition_keys: str | Sequence[str] | None = None,
@@ -233,7 +241,10 @@ class SCDiffusion(
         Parameters
         ----------
         adata
-            Cells by genes; left as it is but for the fields below.
+            Cells by genes; left as it is but for the fields below. Expression may lie in a file, which is then read in
+            pieces and never loaded: an AnnData backed by an h5ad file, or with a matrix of
+            :func:`anndata.io.sparse_dataset`, or several in an :class:`~anndata.experimental.AnnCollection`, whose
+            fields are kept apart from it.
         layer
             Layer with the expression; by default `X`.
         condition_keys
@@ -266,11 +277,10 @@ class SCDiffusion(
         >>> adata = scd.datasets.pbmc68k_reduced()
         >>> scd.SCDiffusion.setup_anndata(adata, layer="counts", condition_keys=["bulk_labels", "phase"])
         """
+        adata = as_anndata(adata)
         is_transfer = kwargs.get("source_registry") is not None
         batch = [batch_key] if batch_key else []
-        if is_transfer:
-            check_expression(adata, layer, values)
-        else:
+        if not is_transfer:
             condition_keys = check_anndata(adata, layer, condition_keys, batch_key, values)
             continuous_condition_keys = check_continuous(adata, continuous_condition_keys, [*condition_keys, *batch])
         condition_keys, continuous_condition_keys = list(condition_keys or []), list(continuous_condition_keys or [])
@@ -284,8 +294,7 @@ class SCDiffusion(
             values=values,
         )
         fields = [
-            # Its own check of counts does not know sparse arrays; ours does, and leaves the format as it is.
-            LayerField(Key.EXPRESSION, layer, is_count_data=False, correct_data_format=False),
+            ExpressionField(Key.EXPRESSION, layer, values),
             CategoricalJointObsField(Key.CONDITIONS, [*condition_keys, *batch]),
             NumericalJointObsField(Key.CONTINUOUS, continuous_condition_keys),
         ]
@@ -332,6 +341,14 @@ class SCDiffusion(
         """Codes of what cells are generated by, `(n_cells, n_keys)`: the batch, which the decoder is told, left out."""
         return self._registered_conditions().codes[:, : len(self.condition_keys)]
 
-    def _expression(self, manager: AnnDataManager | None = None) -> sp.csr_matrix:
-        """Registered expression as float32 CSR, `(n_cells, n_genes)`."""
-        return sp.csr_matrix((manager or self.adata_manager).get_from_registry(Key.EXPRESSION), dtype=np.float32)
+    def _expression(self, manager: AnnDataManager | None = None) -> Expression:
+        """Registered expression, `(n_cells, n_genes)`."""
+        return expression_source((manager or self.adata_manager).get_from_registry(Key.EXPRESSION))
+
+    def _sample(self, rng: np.random.Generator, cells: np.ndarray | None = None) -> np.ndarray:
+        """Of all cells or some, as many as statistics need, sorted."""
+        cells = np.arange(self.adata.n_obs) if cells is None else cells
+        return cells if len(cells) <= _MOST_SAMPLED else np.sort(rng.choice(cells, _MOST_SAMPLED, replace=False))
+
+    def _validate_anndata(self, adata: AnnData | AnnCollection | None = None, copy_if_view: bool = True) -> AnnData:
+        return super()._validate_anndata(as_anndata(adata), copy_if_view)

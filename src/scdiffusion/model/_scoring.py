@@ -16,7 +16,7 @@ from scdiffusion.model._conditions import OBSERVED
 from scdiffusion.model._constants import Key
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._selection import KEEP_ALL
-from scdiffusion.training import LabelledLoader, ScorerStage, auto_precision
+from scdiffusion.training import LabelledLoader, ScorerStage, auto_precision, expression_source, labelled
 
 _EPOCHS = 100
 
@@ -116,12 +116,12 @@ class ScoringMixin:
         )  # fmt: skip
         cells = np.concatenate([train, held_out])
         told = self._covariates(self._registered_conditions())
-        real = self._scored_features(self._expression()[cells], None if told is None else told[cells])
+        real = self._scored_features(self._expression().take(cells), None if told is None else told[cells])
         told = self._observed_covariates(generated.obs, seeds)
         drawn = self._scored_features(generated.X, told, generated.obsm[Key.LATENT])
         n = len(train)
-        loader = LabelledLoader(real[:n], drawn[:n], batch_size)
-        validation = LabelledLoader(real[n:], drawn[n:]) if len(held_out) else None
+        loader = LabelledLoader(real[:n], drawn[:n], batch_size, rng)
+        validation = [labelled(real[n:], drawn[n:])] if len(held_out) else None
         with self._training_session(accelerator, devices, rng):
             scorer = self.module.add_scorer(**network)
             scorer.set_standardisation(real[:n])
@@ -132,7 +132,8 @@ class ScoringMixin:
                 ScorerStage(scorer.train(), **settings),
                 loader,
                 validation,
-                max_epochs or (-(-n_steps // len(loader)) if n_steps else _EPOCHS),
+                max_epochs or (None if n_steps else _EPOCHS),
+                n_steps,
                 patience if early_stopping else None,
                 {
                     "accelerator": accelerator,
@@ -169,7 +170,7 @@ class ScoringMixin:
         if latents is not None and not self.module.n_library:
             return torch.from_numpy(latents)  # their expression is the decoder's mean, and says no more
         expression = sp.csr_matrix(expression, dtype=np.float32)
-        mean, _, log_library = self._posteriors(expression, covariates)
+        mean, _, log_library = self._posteriors(expression_source(expression), covariates)
         device = self.module.feature_mean.device
         features = [self.module.standardise(mean.to(device), log_library.to(device)).cpu()]
         if self.module.n_library:

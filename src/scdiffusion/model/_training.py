@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
@@ -19,22 +18,27 @@ from torch import Tensor
 from scdiffusion.model._combinations import CombinationMeans
 from scdiffusion.model._constants import Key
 from scdiffusion.model._messages import did_you_mean, name_some
+from scdiffusion.networks import Conditions
 from scdiffusion.training import (
     LR_DECAYS,
     AutoencoderStage,
     DiffusionStage,
+    Expression,
     ExpressionLoader,
+    FixedExpression,
     FixedLatents,
     LatentLoader,
     auto_precision,
+    expression_source,
     fit_stage,
+    is_distributed,
+    synchronise,
 )
 
+STAGES = ("autoencoder", "diffusion", "classifier", "scorer")
 _AUTOENCODER_EPOCHS = 100
 _LEAST_VALIDATION_CELLS = 20
-
-
-STAGES = ("autoencoder", "diffusion", "classifier", "scorer")
+_ENCODING_BLOCK = 512
 
 
 class TrainingMixin:
@@ -76,7 +80,8 @@ class TrainingMixin:
             preset's `n_steps` come to. An epoch is one pass over the training cells; it is cut short for more than 400
             minibatches, and repeats cells where there are few.
         accelerator, devices
-            Where to train, as for :class:`~lightning.pytorch.Trainer`.
+            Where to train, as for :class:`~lightning.pytorch.Trainer`. With `strategy="ddp"`, several processes share
+            the training cells of each epoch, and all end with the same model; `batch_size` is that of each.
         precision
             As for :class:`~lightning.pytorch.Trainer`; by default `"bf16-mixed"` where the processor has
             instructions for it. Generation is always in single precision.
@@ -162,7 +167,7 @@ class TrainingMixin:
                     epochs["autoencoder"], early_stopping, autoencoder_settings, common, np.random.default_rng(rng)
                 )
             if epochs["diffusion"] != 0:
-                self._train_diffusion(epochs["diffusion"], early_stopping, diffusion_settings, common)
+                self._train_diffusion(epochs["diffusion"], early_stopping, diffusion_settings, common, rng)
         missing = [key for key in self._classifiable_keys() if key not in self.classifiers_]
         if trains_classifiers and missing and self.is_trained_:
             self.train_classifier(
@@ -195,11 +200,16 @@ class TrainingMixin:
     def _training_session(self, accelerator: str, devices: Any, rng: int) -> Iterator[None]:
         """Fix the seed for a while, leaving the global random state alone, and prepare data on the CPU."""
         self.to_device("cpu")  # Lightning moves networks and minibatches
-        with torch.random.fork_rng():
+        # Not every device there is, which would wake them all, nor any before Lightning forks.
+        used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=used):
             torch.manual_seed(rng)
             yield
         _, _, device = parse_device_args(accelerator, devices, return_device="torch")
+        if is_distributed() and device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device())  # where Lightning has put this process
         self.to_device(device)  # Lightning leaves networks on the CPU; cells are generated where training was
+        synchronise(self.module)
 
     def _training_settings(self, stage: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
         """The preset's settings of a stage, with some of them overridden."""
@@ -235,18 +245,22 @@ class TrainingMixin:
         expression, batch = self._expression(), self._covariates(self._registered_conditions())
         batch = None if batch is None else batch.numpy()
 
-        def loader(cells: np.ndarray, *, shuffle: bool) -> ExpressionLoader:
-            codes = None if batch is None else batch[cells]
-            return ExpressionLoader(expression[cells], codes, batch_size, shuffle=shuffle)
-
-        train = loader(self.train_indices_, shuffle=True)
-        validation = loader(self.validation_indices_, shuffle=False) if len(self.validation_indices_) else None
+        seed = int(rng.integers(2**31))
+        train = ExpressionLoader(expression, self.train_indices_, batch, batch_size, seed)
+        validation = None
+        if len(self.validation_indices_):
+            validation = FixedExpression(expression, self.validation_indices_, batch, batch_size)
         if "autoencoder_train_loss" not in (self.history_ or {}):
-            self.module.autoencoder.initialise(train.expression, self._labels()[self.train_indices_], rng)
+            cells = self._sample(rng, self.train_indices_)
+            self.module.autoencoder.initialise(expression.take(cells), self._labels()[cells], rng)
         stage = AutoencoderStage(self.module.autoencoder.train(), **settings)
-        epochs = max_epochs or (math.ceil(n_steps / len(train)) if n_steps else _AUTOENCODER_EPOCHS)
-        self._run(stage, train, validation, epochs, patience if early_stopping else None, trainer_kwargs)
-        self.module.autoencoder.cpu().calibrate(expression, batch, rng)
+        self._run(
+            stage, train, validation, max_epochs or (None if n_steps else _AUTOENCODER_EPOCHS), n_steps,
+            patience if early_stopping else None, trainer_kwargs,
+        )  # fmt: skip
+        cells = self._sample(rng)
+        batch = None if batch is None else batch[cells]
+        self.module.autoencoder.cpu().calibrate(expression.take(cells), batch, rng)
 
     def _train_diffusion(
         self,
@@ -254,6 +268,7 @@ class TrainingMixin:
         early_stopping: bool,
         settings: dict[str, Any],
         trainer_kwargs: dict[str, Any],
+        rng: int,
     ) -> None:
         batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
         posteriors = self._registered_posteriors(self.adata_manager)
@@ -262,73 +277,87 @@ class TrainingMixin:
         self.module.set_standardisation(*(part[train] for part in (*posteriors, values)))
         features = self.module.standardise(posteriors[0], posteriors[2])
         self.combination_means_ = CombinationMeans.from_cells(self._labels(), features).to_dict()
-        loader, validation = self._latent_loaders(posteriors, batch_size)
-        epochs = n_epochs(max_epochs, n_steps, loader)
-        stage = DiffusionStage(
-            self.module.denoiser.train(),
-            self.module.process,
-            n_steps=epochs * len(loader),
-            **settings,
-        )
+        loader, validation = self._latent_loaders(posteriors, batch_size, rng)
+        del posteriors, features  # of a million cells, a good part of the memory
+        stage = DiffusionStage(self.module.denoiser.train(), self.module.process, **settings)
         self.is_trained_ = True  # also an interrupted diffusion keeps its best weights
-        self._run(stage, loader, validation, epochs, patience if early_stopping else None, trainer_kwargs)
+        self._run(
+            stage, loader, validation, max_epochs, n_steps or default_n_steps(len(loader.mean)),
+            patience if early_stopping else None, trainer_kwargs,
+        )  # fmt: skip
 
     def _latent_loaders(
-        self, posteriors: tuple[Tensor, Tensor, Tensor], batch_size: int
+        self, posteriors: tuple[Tensor, Tensor, Tensor], batch_size: int, rng: int
     ) -> tuple[LatentLoader, FixedLatents | None]:
         """Standardised latents of the training cells, and of the held-out ones if there are any."""
-        mean, log_variance, log_library = posteriors
-        location = self.module.standardise(mean, log_library)
-        # The library size of a cell is observed: only the latents have a posterior.
-        scale = torch.cat([(0.5 * log_variance).exp(), torch.zeros_like(log_library)], 1) / self.module.feature_scale
         conditions = self.module.conditions(*map(torch.from_numpy, self._registered_conditions()))
-        train, held_out = torch.from_numpy(self.train_indices_), torch.from_numpy(self.validation_indices_)
-        loader = LatentLoader(location[train], scale[train], conditions[train], batch_size)
-        if not len(held_out):
+
+        def standardised(cells: np.ndarray) -> tuple[Tensor, Tensor, Conditions]:
+            rows = torch.from_numpy(cells)
+            mean, log_variance, log_library = (part[rows] for part in posteriors)
+            # The library size of a cell is observed: only the latents have a posterior.
+            scale = torch.cat([log_variance.mul_(0.5).exp_(), torch.zeros_like(log_library)], 1)
+            return self.module.standardise(mean, log_library), scale.div_(self.module.feature_scale), conditions[rows]
+
+        loader = LatentLoader(*standardised(self.train_indices_), batch_size, rng)
+        if not len(self.validation_indices_):
             return loader, None
-        n_timesteps = self.module.process.n_timesteps
-        return loader, FixedLatents(location[held_out], scale[held_out], conditions[held_out], n_timesteps)
+        return loader, FixedLatents(*standardised(self.validation_indices_), self.module.process.n_timesteps)
 
     def _run(
-        self, stage: Any, train: Any, validation: Any, max_epochs: int, patience: int | None, kwargs: dict[str, Any]
+        self,
+        stage: Any,
+        train: Any,
+        validation: Any,
+        max_epochs: int | None,
+        n_steps: int | None,
+        patience: int | None,
+        kwargs: dict[str, Any],
     ) -> None:
         try:
-            history = fit_stage(stage, train, validation, max_epochs=max_epochs, patience=patience, **kwargs)
+            history = fit_stage(
+                stage, train, validation, max_epochs=max_epochs, n_steps=n_steps, patience=patience, **kwargs
+            )
         finally:
             self.module.eval()
         self.history_ = {**(self.history_ or {}), **_append(self.history_ or {}, history)}
 
     def _registered_posteriors(
-        self, manager: AnnDataManager, cells: slice | np.ndarray = slice(None)
+        self, manager: AnnDataManager, cells: np.ndarray | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Posteriors of registered cells: those that are stored with them, else of their expression."""
         stored = manager.adata.obsm.get(Key.POSTERIORS)
-        if stored is None:
-            covariates = self._covariates(self._registered_conditions(manager))
+        if stored is not None:
+            n_latent = self.module.autoencoder.n_latent
+            stored = stored if cells is None else stored[cells]
+            return torch.from_numpy(stored).split([n_latent, n_latent, self.module.n_library], dim=1)
+        expression, covariates = self._expression(manager), self._covariates(self._registered_conditions(manager))
+        if cells is not None:
+            expression = expression_source(expression.take(np.arange(expression.shape[0])[cells]))
             covariates = None if covariates is None else covariates[cells]
-            return self._posteriors(self._expression(manager)[cells], covariates)
-        n_latent = self.module.autoencoder.n_latent
-        return torch.from_numpy(stored[cells]).split([n_latent, n_latent, self.module.n_library], dim=1)
+        return self._posteriors(expression, covariates)
 
     @torch.inference_mode()
-    def _posteriors(self, expression: sp.csr_matrix, covariates: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _posteriors(self, expression: Expression, covariates: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Means and log-variances of the latents of all cells, and their log library sizes, on the CPU."""
-        parts = []
-        for start in range(0, expression.shape[0], 512):
-            rows = slice(start, start + 512)
-            x = torch.from_numpy(expression[rows].toarray()).to(self.device)
-            told = None if covariates is None else covariates[rows].to(self.device)
-            posterior = self.module.inference(x, told)
-            log_library = posterior["library_size"].log()[:, None]
-            parts.append((posterior["mean"].cpu(), posterior["log_variance"].cpu(), log_library.cpu()))
-        mean, log_variance, log_library = (torch.cat(part).clone() for part in zip(*parts, strict=True))
+        n_cells, n_latent = expression.shape[0], self.module.autoencoder.n_latent
+        with torch.inference_mode(False):
+            mean, log_variance, log_library = (torch.empty(n_cells, n) for n in (n_latent, n_latent, 1))
+        start = 0
+        for block in expression.blocks():
+            for first in range(0, block.shape[0], _ENCODING_BLOCK):
+                x = torch.from_numpy(block[first : first + _ENCODING_BLOCK].toarray()).to(self.device)
+                cells = slice(start, start + len(x))
+                posterior = self.module.inference(x, None if covariates is None else covariates[cells].to(self.device))
+                mean[cells], log_variance[cells] = posterior["mean"], posterior["log_variance"]
+                log_library[cells] = posterior["library_size"].log()[:, None]
+                start += len(x)
         return mean, log_variance, log_library[:, : self.module.n_library]
 
 
-def n_epochs(max_epochs: int | None, n_steps: int | None, loader: LatentLoader) -> int:
-    """As many as are asked for, else as so many steps come to, else as the number of cells calls for."""
-    n_steps = n_steps or np.clip(25 * math.sqrt(len(loader.mean)), 600, 20_000)
-    return max_epochs or math.ceil(n_steps / len(loader))
+def default_n_steps(n_cells: int) -> float:
+    """Steps of a stage on the latents of so many cells."""
+    return np.clip(25 * math.sqrt(n_cells), 600, 20_000)
 
 
 def _read_epochs(max_epochs: int | Mapping[str, int] | None, stages: Sequence[str]) -> dict[str, int | None]:

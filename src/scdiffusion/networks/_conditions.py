@@ -77,8 +77,11 @@ class Conditions:
 
     def without(self, *keys: int) -> Conditions:
         """The same conditions with some keys left to the model."""
+        if not keys:
+            return self
         hidden = torch.zeros_like(self.asked)
-        hidden[:, list(keys)] = True
+        for key in keys:  # a list as index would be copied to the device at each step of sampling
+            hidden[:, key] = True
         return self._masked(hidden)
 
     def dropped(self, rate: float) -> Conditions:

@@ -39,6 +39,10 @@ class KeepBest(Callback):
             if self.patience is not None and self.n_worse >= self.patience:
                 trainer.should_stop = True
 
+    def on_fit_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        """Put the best weights back before a process that was started for the training ends."""
+        self.restore(stage)
+
     def restore(self, stage: LightningModule) -> None:
         """Put the best weights, or the last ones where nothing was validated, into the network."""
         stage.adopt_weights(self.best_weights if self.best_weights is not None else stage.trained_weights())
@@ -54,6 +58,16 @@ class KeepBest(Callback):
         )  # fmt: skip
 
 
+class History(Callback):
+    """Keeps what is logged with the stage, by epoch."""
+
+    def on_train_epoch_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        """Add a row."""
+        for key, value in trainer.callback_metrics.items():
+            if key.startswith(stage.name):
+                stage.logged.setdefault(key, {})[trainer.current_epoch] = float(value)
+
+
 class Progress(Callback):
     """One bar for a stage, counting epochs and showing the losses."""
 
@@ -63,7 +77,11 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
         """Open the bar."""
         self.bar = tqdm(
-            total=trainer.max_epochs, initial=trainer.current_epoch, desc=f"Training the {self.name}", unit="epoch"
+            total=trainer.max_epochs,
+            initial=trainer.current_epoch,
+            desc=f"Training the {self.name}",
+            unit="epoch",
+            disable=not trainer.is_global_zero,
         )
 
     def on_train_epoch_end(self, trainer: Trainer, stage: LightningModule) -> None:

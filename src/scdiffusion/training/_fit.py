@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -14,19 +15,20 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from scvi.train._logger import SimpleLogger
 
-from ._callbacks import KeepBest, Progress
+from ._callbacks import History, KeepBest, Progress
 from ._checkpoints import WholeCheckpoints
+from ._loaders import RandomLoader
 from ._stages import Stage
 
 
 def fit_stage(
     stage: Stage,
-    train_batches: Iterable,
+    train_batches: RandomLoader,
     validation_batches: Iterable | None,
     *,
-    max_epochs: int,
+    max_epochs: int | None,
+    n_steps: float | None = None,
     patience: int | None,
     progress: bool = True,
     checkpoint_dir: str | Path | None = None,
@@ -41,9 +43,12 @@ def fit_stage(
     stage
         What to train.
     train_batches, validation_batches
-        Loaders; without validation the last weights are kept.
+        Loaders; without validation the last weights are kept. Where several processes train together, each is given its
+        part of the training cells and all of the held-out ones.
     max_epochs
-        Most passes over `train_batches`.
+        Most passes over `train_batches`; by default as many as `n_steps` come to.
+    n_steps
+        Most steps, rounded up to whole epochs.
     patience
         Validations without improvement before training stops.
     progress
@@ -55,16 +60,16 @@ def fit_stage(
 
     Returns
     -------
-    Logged values by epoch, one data frame per metric.
+    Logged values by epoch, one data frame per metric, the same in all processes.
     """
     best = KeepBest(stage.validation_loss, patience, stage.least_gain)
-    history = SimpleLogger()
     progress = trainer_kwargs.pop("enable_progress_bar", True) and progress
-    own: list[Any] = [best, *([Progress(stage.name)] if progress else [])]
+    own: list[Any] = [best, History(), *([Progress(stage.name)] if progress else [])]
     resume_from = None
     if checkpoint_dir is not None:
         folder = Path(checkpoint_dir) / stage.name
-        own.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
+        # At the end of an epoch, and not of the validation before, for the history to have the whole epoch.
+        own.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
         trainer_kwargs["plugins"] = [WholeCheckpoints(), *(trainer_kwargs.get("plugins") or [])]
         if (folder / "last.ckpt").exists():
             resume_from = folder / "last.ckpt"
@@ -73,15 +78,17 @@ def fit_stage(
     with _quiet():
         trainer = Trainer(
             max_epochs=max_epochs,
-            logger=[history, *([logger] if logger else [])],
+            logger=logger or False,
             callbacks=own + list(callbacks or []),
             enable_checkpointing=checkpoint_dir is not None,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            **trainer_kwargs,
+            **{"log_every_n_steps": 10**9, **trainer_kwargs},  # losses are logged by epoch, and looked at then only
         )
+        train_batches.n_processes = trainer.world_size
+        if max_epochs is None:
+            trainer.fit_loop.max_epochs = math.ceil(n_steps / len(train_batches))
         try:
             trainer.fit(stage, train_batches, validation_batches, ckpt_path=resume_from)
         except SystemExit as exit:  # what Lightning makes of Ctrl-C
@@ -89,7 +96,7 @@ def fit_stage(
         finally:
             best.restore(stage)
             stage.cpu()
-    return {key: frame for key, frame in history.experiment.data.items() if key.startswith(stage.name)}
+    return {key: pd.DataFrame({key: values}) for key, values in stage.logged.items()}
 
 
 @contextmanager

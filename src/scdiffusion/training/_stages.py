@@ -49,10 +49,31 @@ class Stage(LightningModule):
         super().__init__()
         self.name, self.network = name, network
         self.train_loss, self.validation_loss = f"{name}_train_loss", f"{name}_validation_loss"
+        self.logged: dict[str, dict[int, float]] = {}  # by metric and epoch
+        self._sums: dict[str, Tensor] = {}
+
+    def on_train_start(self) -> None:
+        """Give each of several processes its own noise; the order of cells they share."""
+        if self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
+    def log_training(self, key: str, value: Tensor) -> None:
+        """Log the mean of a value over the steps of the epoch, once, which takes a good part of a small step's time."""
+        self._sums[key] = self._sums.get(key, 0.0) + value.detach()
+        if self.trainer.is_last_batch:
+            self.log_epoch(key, self._sums.pop(key) / self.trainer.num_training_batches, 1)
 
     def log_epoch(self, key: str, value: Tensor, batch_size: int) -> None:
-        """Log the mean of a value over the epoch."""
+        """Log the mean of a value over the cells of the epoch."""
         self.log(key, value, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+
+    def get_extra_state(self) -> dict[str, dict[int, float]]:
+        """What is kept beside the weights, in checkpoints and by processes that were started for the training."""
+        return self.logged
+
+    def set_extra_state(self, state: dict[str, dict[int, float]]) -> None:
+        """Take up the history of a checkpoint."""
+        self.logged = state
 
     def trained_weights(self) -> dict[str, Tensor]:
         """Weights to judge and to keep: the network's own, unless a stage averages them."""
@@ -94,10 +115,13 @@ class AutoencoderStage(Stage):
         super().__init__("autoencoder", autoencoder)
         self.kl_weight, self.lr, self.dispersion_lr, self.weight_decay = kl_weight, lr, dispersion_lr, weight_decay
 
-    def _losses(self, batch: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    def _losses(
+        self, batch: tuple[Tensor, Tensor | None], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         expression, codes = batch
         mean, log_variance = (values.float() for values in self.network.encode(expression))
-        latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        latents = mean + noise * (0.5 * log_variance).exp()
         divergence = None
         if self.network.variational:
             divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
@@ -106,18 +130,16 @@ class AutoencoderStage(Stage):
     def training_step(self, batch: tuple[Tensor, Tensor | None], _: int) -> Tensor:
         """Loss of a minibatch."""
         reconstruction, divergence = self._losses(batch)
-        self.log_epoch(self.train_loss, reconstruction.detach(), len(batch[0]))
+        self.log_training(self.train_loss, reconstruction)
         if divergence is None:
             return reconstruction
         warmup = min(1.0, (self.global_step + 1) / _KL_WARMUP_STEPS)
-        self.log_epoch("autoencoder_kl", divergence.detach(), len(batch[0]))
+        self.log_training("autoencoder_kl", divergence)
         return reconstruction + warmup * self.kl_weight * divergence
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], index: int) -> None:
         """Held-out reconstruction loss, always with the same draws of the latents."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(index)
-            reconstruction, _ = self._losses(batch)
+        reconstruction, _ = self._losses(batch, torch.Generator(self.device).manual_seed(index))
         self.log_epoch(self.validation_loss, reconstruction, len(batch[0]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -140,12 +162,10 @@ class LatentStage(Stage):
         As for :class:`Stage`.
     process
         The :class:`~scdiffusion.diffusion.DiffusionProcess`.
-    n_steps
-        Number of steps that the learning rate's decay is stretched over.
     lr, weight_decay
         Of AdamW.
     lr_decay
-        `"cosine"`, after a short warm-up, or `"linear"`.
+        `"cosine"`, after a short warm-up, or `"linear"`; stretched over the steps that are to be trained.
     ema_decay
         Decay of the moving average; it starts lower, so that the first steps are forgotten.
     """
@@ -156,7 +176,6 @@ class LatentStage(Stage):
         network: nn.Module,
         process: DiffusionProcess,
         *,
-        n_steps: int,
         lr: float,
         lr_decay: str,
         weight_decay: float,
@@ -166,7 +185,13 @@ class LatentStage(Stage):
         self.lr_decay = LR_DECAYS[lr_decay]
         self.process = process
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
-        self.n_steps, self.lr, self.weight_decay, self.ema_decay = n_steps, lr, weight_decay, ema_decay
+        self.lr, self.weight_decay, self.ema_decay = lr, weight_decay, ema_decay
+
+    def on_train_start(self) -> None:
+        """Keep the latents where the network is."""
+        super().on_train_start()
+        self.trainer.train_dataloader.to(self.device)
+        self._averaged = list(self.average.parameters()), list(self.network.parameters())
 
     def draw_noise(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Noise, `(n_cells, n_features)`, and stratified random timesteps, `(n_cells,)`, of a minibatch."""
@@ -179,18 +204,24 @@ class LatentStage(Stage):
         """Move the average towards the weights."""
         decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+            torch._foreach_lerp_(*self._averaged, 1 - decay)
 
     def trained_weights(self) -> dict[str, Tensor]:
         """The averaged weights."""
         return self.average.state_dict()
+
+    def adopt_weights(self, weights: dict[str, Tensor]) -> None:
+        """Put kept weights into the network, and its average."""
+        super().adopt_weights(weights)
+        self.average.load_state_dict(weights)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW under the learning rate's decay."""
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=True
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_decay(step, self.n_steps))
+        n_steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_decay(step, n_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -206,7 +237,7 @@ class DiffusionStage(LatentStage):
     condition_dropout
         Probability that a condition is hidden from the network, each key on its own.
     **optimisation
-        `n_steps`, `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
+        `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
     """
 
     def __init__(
@@ -226,7 +257,7 @@ class DiffusionStage(LatentStage):
         noise, t = self.draw_noise(x0)
         output = self.network(self.process.add_noise(x0, noise, t), t, conditions.dropped(self.condition_dropout))
         loss = self.process.loss(output.float(), x0, noise, t).mean()
-        self.log_epoch(self.train_loss, loss.detach(), len(x0))
+        self.log_training(self.train_loss, loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Conditions, Tensor, Tensor], _: int) -> None:
@@ -250,7 +281,7 @@ class ClassifierStage(LatentStage):
     key
         Position of the condition key.
     **optimisation
-        `n_steps`, `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
+        `lr`, `lr_decay`, `weight_decay` and `ema_decay`, as for :class:`LatentStage`.
     """
 
     n_levels = 10
@@ -275,7 +306,7 @@ class ClassifierStage(LatentStage):
         x0, conditions = batch
         output = self._output(self.network, x0, *self.draw_noise(x0))
         loss = -self.network.log_prob(output, conditions.column(self.key)).mean()
-        self.log_epoch(self.train_loss, loss.detach(), len(x0))
+        self.log_training(self.train_loss, loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Conditions, Tensor, Tensor], _: int) -> None:
