@@ -62,7 +62,7 @@ class TestTraining:
         before = scored.scorer_, {name: frame.copy() for name, frame in scored.history_.items()}
         weights = {name: tensor.clone() for name, tensor in scored.module.scorer.state_dict().items()}
         scored.train_scorer(max_epochs=1, progress=False, scorer_kwargs={"n_cells": 50}, rng=5)
-        assert [matrix.shape[0] for matrix in seen] == [100, 100]
+        assert [matrix.shape[0] for matrix in seen] == [100, 400]
         expression = scored._expression()
         for rows, cells in ((seen[0][:50], scored.train_indices_), (seen[0][50:], scored.validation_indices_)):
             known = {tuple(row) for row in expression[cells].toarray()}

@@ -28,10 +28,11 @@ _SCORER_TRAINING = {
     "n_hidden": 128,
     "dropout": 0.2,
     "n_cells": 20_000,
+    "n_generated_per_real": 4,
     "batch_size": 256,
-    "lr": 1e-3,
+    "lr": 3e-3,
     "weight_decay": 1e-2,
-    "patience": 10,
+    "patience": 20,
     "n_steps": None,  # 100 epochs
 }
 
@@ -168,7 +169,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "n_steps": 20_000,
         },
         "classifier_training": _CLASSIFIER_TRAINING,
-        "scorer_training": _SCORER_TRAINING,
+        "scorer_training": {**_SCORER_TRAINING, "n_generated_per_real": 1},  # they take DDPM's 1000 steps
         "sampling": {"sampler": "ddpm"},
         "guidance": {"guidance": "none", "guidance_interval": (0.0, 1.0), "compose": "joint"},
         "selection": {"keep_top": 0.8},

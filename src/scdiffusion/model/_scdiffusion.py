@@ -73,7 +73,9 @@ class SCDiffusion(
         Cells, registered with :meth:`setup_anndata`, in memory or on disk.
     preset
         Named configuration: None is our own, `"scdiffusion"` and `"scld"` are the papers'. It also sets how
-        :meth:`train` trains, and how :meth:`generate` samples, guides and selects.
+        :meth:`train` trains, and how :meth:`generate` samples, guides and selects. `"scld"` follows the
+        paper's Algorithms 1 and 2, the standard process, where its Eq. 9 prints the square root of the variance for the
+        variance, and the condition added to the latent at every step.
     pretrained
         Directory of a SCimilarity model (`encoder.ckpt`, `decoder.ckpt`, `gene_order.tsv`) to start the autoencoder of
         `preset="scdiffusion"` from. Layer sizes are read from it. Genes are matched by name; those that it does not

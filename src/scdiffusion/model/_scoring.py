@@ -42,7 +42,7 @@ class ScoringMixin:
     ) -> None:
         """Train a network that tells real cells from generated ones, for `generate(keep_top=...)`.
 
-        Call it after :meth:`train`, which has done it for `preset="scld"`; cells are split as there, and as many are
+        Call it after :meth:`train`, which has done it for `preset="scld"`; cells are split as there, and others
         generated. It reads latents. Where cells are drawn as counts, real and generated ones both go through the encoder
         first, and library size and number of genes detected are read too. It knows no conditions.
 
@@ -59,9 +59,9 @@ class ScoringMixin:
             Whether to stop when the loss of held-out cells no longer falls. The weights that were best on them are kept
             in any case.
         scorer_kwargs
-            What differs from the preset's: `n_hidden` (128), `dropout` (0.2), `n_cells` (the most real cells, and
-            generated ones, to learn from; 20,000), `batch_size` (256), `lr` (1e-3), `weight_decay` (1e-2), `patience`
-            (10 epochs) and `n_steps`.
+            What differs from the preset's: `n_hidden` (128), `dropout` (0.2), `n_cells` (the most real cells
+            to learn from, 20,000), `n_generated_per_real` (4, for `preset="scld"` 1; both kinds weigh as much),
+            `batch_size` (256), `lr` (3e-3), `weight_decay` (1e-2), `patience` (20 epochs) and `n_steps`.
         generate_kwargs
             How the generated cells are drawn, as for :meth:`generate`: `sampler`, `n_steps`, `guidance` and what goes
             with it. Pass what cells that are to be selected will be drawn with. Their conditions are those of the
@@ -103,15 +103,15 @@ class ScoringMixin:
         if max_epochs is not None and (max_epochs != int(max_epochs) or max_epochs < 1):
             raise ValueError(f"max_epochs must be a whole number, 1 or more; got {max_epochs!r}.")
         settings = self._training_settings("scorer", scorer_kwargs)
-        batch_size, patience, n_steps, most = (
-            settings.pop(name) for name in ("batch_size", "patience", "n_steps", "n_cells")
+        batch_size, patience, n_steps, most, n_per_real = (
+            settings.pop(name) for name in ("batch_size", "patience", "n_steps", "n_cells", "n_generated_per_real")
         )
         network = {name: settings.pop(name) for name in ("n_hidden", "dropout")}
 
         seeds = np.random.default_rng(rng)
         train, held_out = (seeds.permutation(cells)[:most] for cells in (self.train_indices_, self.validation_indices_))
         generated = self.generate(
-            len(train) + len(held_out), OBSERVED, keep_top=KEEP_ALL, rng=seeds, progress=progress,
+            n_per_real * (len(train) + len(held_out)), OBSERVED, keep_top=KEEP_ALL, rng=seeds, progress=progress,
             **(generate_kwargs or {}),
         )  # fmt: skip
         cells = np.concatenate([train, held_out])
@@ -119,17 +119,17 @@ class ScoringMixin:
         real = self._scored_features(self._expression().take(cells), None if told is None else told[cells])
         told = self._observed_covariates(generated.obs, seeds)
         drawn = self._scored_features(generated.X, told, generated.obsm[Key.LATENT])
-        n = len(train)
-        loader = LabelledLoader(real[:n], drawn[:n], batch_size, rng)
-        validation = [labelled(real[n:], drawn[n:])] if len(held_out) else None
+        n_real, n_drawn = len(train), n_per_real * len(train)
+        loader = LabelledLoader(real[:n_real], drawn[:n_drawn], batch_size, rng)
+        validation = [labelled(real[n_real:], drawn[n_drawn:])] if len(held_out) else None
         with self._training_session(accelerator, devices, rng):
             scorer = self.module.add_scorer(**network)
-            scorer.set_standardisation(real[:n])
+            scorer.set_standardisation(real[:n_real])
             for metric in ("train_loss", "validation_loss", "auc"):
                 self.history_.pop(f"scorer_{metric}", None)  # of the scorer that this one replaces
             self.scorer_ = {"network": network, "weights": fingerprint(self.module)}
             self._run(
-                ScorerStage(scorer.train(), **settings),
+                ScorerStage(scorer.train(), real_share=1 / (1 + n_per_real), **settings),
                 loader,
                 validation,
                 max_epochs or (None if n_steps else _EPOCHS),

@@ -13,7 +13,7 @@ class Scorer(nn.Module):
     r"""Tells real cells from generated ones; for :meth:`SCDiffusion.train_scorer`.
 
     Three linear layers, as in SCLD, with dropout between them. The output :math:`s(x)` is the logit of the probability
-    that a cell is real. Trained on as many real as generated cells, it is the logarithm of the ratio of their densities,
+    that a cell is real. Trained with as much weight on real as on generated cells, it is the logarithm of the ratio of their densities,
 
     .. math:: s(x) = \log \frac{d(x)}{1 - d(x)} \approx \log \frac{p_\text{real}(x)}{p_\text{generated}(x)}.
 
