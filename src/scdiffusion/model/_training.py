@@ -61,7 +61,7 @@ class TrainingMixin:
         also when interrupted. Called again, training goes on from there. Classifiers belong to the latents that they
         were trained on, and are dropped when the autoencoder is trained further. They are a stage here for models
         whose setting `guidance` needs them, as `preset="scdiffusion"` does; for others there is
-        :meth:`train_classifier`.
+        :meth:`train_classifier`. An autoencoder that came trained, see :meth:`from_scvi_model`, is no stage.
 
         Parameters
         ----------
