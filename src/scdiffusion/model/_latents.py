@@ -9,10 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from scvi.data import AnnDataManager
 from torch import Tensor
 
 from scdiffusion.model._composition import Plan
 from scdiffusion.model._conditions import read_conditions
+from scdiffusion.model._constants import Key
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._module import DECODING_BLOCK
 
@@ -102,6 +104,18 @@ class LatentMixin:
         covariates = self._covariates(self._registered_conditions(manager))
         covariates = None if covariates is None else covariates[cells].to(self.device)
         return *self._registered_posteriors(manager, cells), covariates
+
+    def _registered_posteriors(
+        self, manager: AnnDataManager, cells: slice | np.ndarray = slice(None)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Posteriors of registered cells: those that are stored with them, else of their expression."""
+        stored = manager.adata.obsm.get(Key.POSTERIORS)
+        if stored is None:
+            covariates = self._covariates(self._registered_conditions(manager))
+            covariates = None if covariates is None else covariates[cells]
+            return self._posteriors(self._expression(manager)[cells], covariates)
+        n_latent = self.module.autoencoder.n_latent
+        return torch.from_numpy(stored[cells]).split([n_latent, n_latent, self.module.n_library], dim=1)
 
     def _latents(
         self, mean: Tensor, log_variance: Tensor, log_library: Tensor, generator: torch.Generator | None

@@ -12,11 +12,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from torch import Tensor
 
-from scdiffusion.model._constants import Key
 from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.training import (
     LR_DECAYS,
@@ -279,18 +277,6 @@ class TrainingMixin:
         finally:
             self.module.eval()
         self.history_ = {**(self.history_ or {}), **_append(self.history_ or {}, history)}
-
-    def _registered_posteriors(
-        self, manager: AnnDataManager, cells: slice | np.ndarray = slice(None)
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Posteriors of registered cells: those that are stored with them, else of their expression."""
-        stored = manager.adata.obsm.get(Key.POSTERIORS)
-        if stored is None:
-            covariates = self._covariates(self._registered_conditions(manager))
-            covariates = None if covariates is None else covariates[cells]
-            return self._posteriors(self._expression(manager)[cells], covariates)
-        n_latent = self.module.autoencoder.n_latent
-        return torch.from_numpy(stored[cells]).split([n_latent, n_latent, self.module.n_library], dim=1)
 
     @torch.inference_mode()
     def _posteriors(self, expression: sp.csr_matrix, covariates: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
