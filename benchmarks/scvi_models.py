@@ -140,7 +140,8 @@ def markdown(runs: pd.DataFrame) -> str:
         rows = runs[runs["metric"] == metric]
         figures = [rows.loc[rows["candidate"] == name, "generated"] for name in names]
         shown = [f"{x.mean():.3f} ± {x.std(ddof=0):.3f}" if len(x) else "" for x in figures]
-        lines.append([title, str(rows["better"].iloc[0]), f"{rows['floor'].mean():.3f}", *shown])
+        better = rows["better"].iloc[0] if isinstance(rows["better"].iloc[0], str) else f"{rows['better'].mean():.3g}"
+        lines.append([title, better, f"{rows['floor'].mean():.3f}", *shown])
     seconds = runs.groupby("candidate")["seconds"].mean()
     lines.append(["seconds on top of the trained model", "", "", *(f"{seconds[name]:.0f}" for name in names)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -31,7 +31,7 @@ def scvi_model(scvi_cells, fit_scvi):
 def borrowed(scvi_model):
     """A trained model made from it; tests leave it as it is."""
     model = scd.SCDiffusion.from_scvi_model(scvi_model, denoiser_hidden=64, denoiser_layers=2)
-    model.train(diffusion_kwargs={"n_steps": 400}, progress=False)
+    model.train(diffusion_kwargs={"n_steps": 250}, progress=False)
     return model
 
 

@@ -117,7 +117,7 @@ class HubMixin:
             from huggingface_hub import ModelCard, ModelCardData
             from scvi.hub import HubMetadata, HubModel
         except ImportError as error:
-            raise ImportError("Sharing a model needs huggingface_hub: pip install huggingface_hub") from error
+            raise ImportError('Sharing a model needs huggingface_hub: pip install "scdiffusion[hub]"') from error
 
         self._require_trained("to_hub")
         self.save(dir_path, overwrite=overwrite, save_anndata=save_anndata)

@@ -9,13 +9,16 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from scvi.data import AnnDataManager
 from torch import Tensor
 
 from scdiffusion.model._composition import Plan
 from scdiffusion.model._conditions import read_conditions
+from scdiffusion.model._constants import Key
 from scdiffusion.model._expression_checks import check_expression
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._module import DECODING_BLOCK
+from scdiffusion.training import expression_source
 
 
 class LatentMixin:
@@ -106,6 +109,21 @@ class LatentMixin:
         if covariates is not None:
             covariates = (covariates if cells is None else covariates[cells]).to(self.device)
         return *self._registered_posteriors(manager, cells), covariates
+
+    def _registered_posteriors(
+        self, manager: AnnDataManager, cells: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Posteriors of registered cells: those that are stored with them, else of their expression."""
+        stored = manager.adata.obsm.get(Key.POSTERIORS)
+        if stored is not None:
+            n_latent = self.module.autoencoder.n_latent
+            stored = stored if cells is None else stored[cells]
+            return torch.from_numpy(stored).split([n_latent, n_latent, self.module.n_library], dim=1)
+        expression, covariates = self._expression(manager), self._covariates(self._registered_conditions(manager))
+        if cells is not None:
+            expression = expression_source(expression.take(np.arange(expression.shape[0])[cells]))
+            covariates = None if covariates is None else covariates[cells]
+        return self._posteriors(expression, covariates)
 
     def _latents(
         self, mean: Tensor, log_variance: Tensor, log_library: Tensor, generator: torch.Generator | None

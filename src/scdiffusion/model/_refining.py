@@ -13,7 +13,8 @@ from anndata import AnnData
 from torch import Tensor
 
 from scdiffusion.diffusion import Sampler
-from scdiffusion.model._conditions import OBSERVED, fill_from_training, read_conditions
+from scdiffusion.model._composition import Plan
+from scdiffusion.model._conditions import OBSERVED, read_conditions
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._expression_checks import check_expression
@@ -107,7 +108,7 @@ class RefiningMixin:
             covariates=self._covariates(plan),
             library=library,
             origin=adata.X,
-            origin_covariates=self._observed_covariates(adata.obs, planning),
+            origin_covariates=self._observed_covariates(adata.obs, plan),
             level=level,
             batch_size=batch_size,
         )
@@ -146,12 +147,15 @@ class RefiningMixin:
         columns = adata.var_names.get_indexer(genes)
         return AnnData(expression.take(np.arange(adata.n_obs))[:, columns], obs=adata.obs.copy())
 
-    def _observed_covariates(self, obs: pd.DataFrame, rng: np.random.Generator) -> Tensor | None:
-        """What the encoder is told of cells: what `obs` says, and where it does not, what training cells have."""
+    def _observed_covariates(self, obs: pd.DataFrame, plan: Plan) -> Tensor | None:
+        """What the encoder is told of cells: what `obs` says, and where it does not, what they are to become."""
         if not self.module.autoencoder.encodes_covariates:
             return None
-        plan = read_conditions(obs[[key for key in self.covariate_keys if key in obs]], len(obs), self.composition, rng)
-        return self._covariates(fill_from_training(plan, self.composition, self.covariate_keys, rng))
+        known = obs[[key for key in self.covariate_keys if key in obs]]
+        codes, values = read_conditions(known, len(obs), self.composition, np.random.default_rng(0))
+        return self._covariates(
+            Plan(np.where(codes < 0, plan.codes, codes), np.where(np.isnan(values), plan.values, values))
+        )
 
     def _features(self, expression: sp.csr_matrix, covariates: Tensor | None, generator: torch.Generator) -> Tensor:
         """What the diffusion sees of cells: a sample of each posterior and library sizes, standardised."""

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from torch import Tensor
 
 from scdiffusion.model._combinations import CombinationMeans
-from scdiffusion.model._constants import Key
 from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.networks import Conditions
 from scdiffusion.training import (
@@ -29,7 +27,6 @@ from scdiffusion.training import (
     FixedLatents,
     LatentLoader,
     auto_precision,
-    expression_source,
     fit_stage,
     is_distributed,
     synchronise,
@@ -70,7 +67,8 @@ class TrainingMixin:
         were trained on, and are dropped when the autoencoder is trained further. They are a stage here for models
         whose setting `guidance` needs them, as `preset="scdiffusion"` does; for others there is
         :meth:`train_classifier`. The scorer is the last stage for models whose setting `keep_top` needs it, as
-        `preset="scld"` does; for others there is :meth:`train_scorer`.
+        `preset="scld"` does; for others there is :meth:`train_scorer`. An autoencoder that came trained, see
+        :meth:`from_scvi_model`, is no stage.
 
         Parameters
         ----------
@@ -321,21 +319,6 @@ class TrainingMixin:
         finally:
             self.module.eval()
         self.history_ = {**(self.history_ or {}), **_append(self.history_ or {}, history)}
-
-    def _registered_posteriors(
-        self, manager: AnnDataManager, cells: np.ndarray | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Posteriors of registered cells: those that are stored with them, else of their expression."""
-        stored = manager.adata.obsm.get(Key.POSTERIORS)
-        if stored is not None:
-            n_latent = self.module.autoencoder.n_latent
-            stored = stored if cells is None else stored[cells]
-            return torch.from_numpy(stored).split([n_latent, n_latent, self.module.n_library], dim=1)
-        expression, covariates = self._expression(manager), self._covariates(self._registered_conditions(manager))
-        if cells is not None:
-            expression = expression_source(expression.take(np.arange(expression.shape[0])[cells]))
-            covariates = None if covariates is None else covariates[cells]
-        return self._posteriors(expression, covariates)
 
     @torch.inference_mode()
     def _posteriors(self, expression: Expression, covariates: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

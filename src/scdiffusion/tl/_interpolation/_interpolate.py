@@ -149,7 +149,7 @@ def interpolate(
     rows = draw_rows([cells_of(cells, model, key, stop) for stop in with_cells], n_cells, seeds)
     plans = plans_at(model, cells.obs.iloc[rows[0]], key, stops, keep, seeds)
     counts = [cells.X[chosen] for chosen in rows]
-    covariates = [model._observed_covariates(cells.obs.iloc[chosen], seeds) for chosen in rows]
+    covariates = [model._observed_covariates(cells.obs.iloc[chosen], plans[0]) for chosen in rows]
     features = [
         model._features(drawn, told, model._generator(seeds)) for drawn, told in zip(counts, covariates, strict=True)
     ]
