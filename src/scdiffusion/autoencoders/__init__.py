@@ -3,6 +3,7 @@
 from ._base import COUNTS, LOG_NORMALISED, Autoencoder, Likelihood, Parameters, autoencoders
 from ._components import count_components, normalise
 from ._counts import CountAutoencoder
+from ._joint import JointLikelihood, JointParameters
 from ._likelihoods import (
     CountLikelihood,
     CountParameters,
@@ -13,21 +14,26 @@ from ._likelihoods import (
 )
 from ._linear import LinearAutoencoder
 from ._log_normalised import TARGET_SUM, LogNormalisedAutoencoder, MeanParameters, SquaredError
+from ._multimodal import MODALITIES, MultimodalAutoencoder, count_latents
 from ._pretrained import PretrainedWeights, read_pretrained
 from ._scimilarity import SCimilarityAutoencoder
 
 __all__ = [
     "COUNTS",
     "LOG_NORMALISED",
+    "MODALITIES",
     "TARGET_SUM",
     "Autoencoder",
     "CountAutoencoder",
     "CountLikelihood",
     "CountParameters",
+    "JointLikelihood",
+    "JointParameters",
     "Likelihood",
     "LinearAutoencoder",
     "LogNormalisedAutoencoder",
     "MeanParameters",
+    "MultimodalAutoencoder",
     "NegativeBinomial",
     "Parameters",
     "Poisson",
@@ -37,6 +43,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "autoencoders",
     "count_components",
+    "count_latents",
     "likelihoods",
     "normalise",
     "read_pretrained",

@@ -9,3 +9,8 @@ class Key:
     CONTINUOUS = "scdiffusion_continuous"
     LATENT = "X_scdiffusion"
     PROVENANCE = "scdiffusion"
+
+    @staticmethod
+    def of_modality(kind: str) -> str:
+        """Where the registry keeps further modalities."""
+        return f"scdiffusion_{kind}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from mudata import MuData
 
 from scdiffusion.diffusion import Composition, Sampler, samplers
 from scdiffusion.model._composition import Plan, TrainingComposition
@@ -19,6 +19,7 @@ from scdiffusion.model._conditions import beyond_training, fill_from_training, r
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._guidance import Methods, Scale, read_guidance
+from scdiffusion.model._latents import LibrarySize
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._profiles import take_profiles
 from scdiffusion.networks import AS_GIVEN, Conditions
@@ -39,11 +40,11 @@ class GenerationMixin:
         compose: str | Composition = "joint",
         sampler: str | Sampler | None = None,
         n_steps: int | None = None,
-        library_size: float | Sequence[float] | None = None,
+        library_size: LibrarySize = None,
         batch_size: int = 4096,
         rng: int | np.random.Generator | None = None,
         progress: bool = False,
-    ) -> AnnData:
+    ) -> AnnData | MuData:
         """Generate new cells.
 
         Parameters
@@ -93,8 +94,8 @@ class GenerationMixin:
         n_steps
             Number of denoising steps; by default the sampler's own, 20 for `"dpmpp_2m"` and 1000 for `"ddpm"`.
         library_size
-            Expected total counts, for all cells or per cell. By default drawn with the cell. Models of log-normalised
-            expression have none.
+            Expected total counts, for all cells or per cell; of several modalities a dict by name, of those that are
+            not to be drawn. By default drawn with the cell. Log-normalised expression and proteins have none.
         batch_size
             Cells denoised together. Cells depend on it through the random numbers they get, not on each other.
         rng
@@ -113,6 +114,10 @@ class GenerationMixin:
         - `var`: as in training.
         - `obsm["X_scdiffusion"]`: latents, `(n_cells, n_latent)`.
         - `uns["scdiffusion"]`: how the cells were generated; `"values"` says what `X` holds.
+
+        A model that was set up with `protein_obsm_key` adds proteins in `obsm` under that key, as a data frame where they
+        were given as one. A model of a MuData returns a :class:`~mudata.MuData` of the same modalities, with `obs` in each
+        of them too, `X` and `var` in them, and `obsm` and `uns` of the whole.
 
         Raises
         ------
@@ -166,19 +171,16 @@ class GenerationMixin:
         drawing = Drawing(conditions, sampler, n_steps, guide, library, batch_size=batch_size)
         chunks = list(self._draw_cells(drawing, seed, "Generating", progress=progress))
 
-        return AnnData(
+        return self._annotate(
             sp.vstack([chunk.expression for chunk in chunks], format="csr"),
-            obs=self._obs(plan),
-            var=self.var_.copy(),
-            obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
-            uns={
-                Key.PROVENANCE: {
-                    **guidance_provenance,
-                    **self._sampling_provenance(sampler, n_steps, rng),
-                    "library_size": self._library_provenance(library),
-                    "batch_size": batch_size,
-                    **({"profiles": profiles} if profiles else {}),
-                }
+            self._obs(plan),
+            {Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
+            {
+                **guidance_provenance,
+                **self._sampling_provenance(sampler, n_steps, rng),
+                "library_size": self._library_provenance(library),
+                "batch_size": batch_size,
+                **({"profiles": profiles} if profiles else {}),
             },
         )
 

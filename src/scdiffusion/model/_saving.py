@@ -9,13 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import mudata
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData, read_h5ad
+from mudata import MuData
 from scvi.model._utils import parse_device_args
 
-_MODEL_FILE, _DATA_FILE = "model.pt", "adata.h5ad"
+from scdiffusion.model._modalities import feature_names
+
+_MODEL_FILE = "model.pt"
+# Data beside a model, by the method it was set up with.
+_DATA_FILES = {"setup_anndata": ("adata.h5ad", read_h5ad), "setup_mudata": ("mdata.h5mu", mudata.read_h5mu)}
 
 
 class SavingMixin:
@@ -42,7 +48,7 @@ class SavingMixin:
         save_anndata
             Whether to write the training data beside the model.
         **anndata_write_kwargs
-            Passed on to :meth:`~anndata.AnnData.write_h5ad`.
+            Passed on to :meth:`~anndata.AnnData.write_h5ad`, or to :meth:`~mudata.MuData.write_h5mu`.
 
         Raises
         ------
@@ -52,19 +58,21 @@ class SavingMixin:
         attributes = {name: value for name, value in self._get_user_attributes() if name.endswith("_")}
         contents = {
             "model_state_dict": {key: tensor.cpu() for key, tensor in self.module.state_dict().items()},
-            "var_names": self.var_.index.astype(str).tolist(),
+            "var_names": [name for modality in self.modalities.values() for name in modality.features],
             "attr_dict": to_plain(attributes),
         }
         with AtomicDirectory(dir_path, overwrite=overwrite) as folder:
             torch.save(contents, folder / f"{prefix or ''}{_MODEL_FILE}")
             if save_anndata:
-                self.adata.write_h5ad(folder / f"{prefix or ''}{_DATA_FILE}", **anndata_write_kwargs)
+                file, _ = _DATA_FILES[self.registry_["setup_method_name"]]
+                write = self.adata.write_h5mu if isinstance(self.adata, MuData) else self.adata.write_h5ad
+                write(folder / f"{prefix or ''}{file}", **anndata_write_kwargs)
 
     @classmethod
     def load(
         cls,
         dir_path: str | Path,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
@@ -104,14 +112,16 @@ class SavingMixin:
         registry, parameters = attributes.pop("registry_"), attributes.pop("init_params_")
         if registry["model_name"] != cls.__name__:
             raise ValueError(f"{path} holds a {registry['model_name']}, not a {cls.__name__}.")
-        saved_data = path.with_name(f"{prefix or ''}{_DATA_FILE}")
+        setup = registry["setup_method_name"]
+        file, read = _DATA_FILES[setup]
+        saved_data = path.with_name(f"{prefix or ''}{file}")
         if adata is None and saved_data.exists():
-            adata = read_h5ad(saved_data)
+            adata = read(saved_data)
         if adata is None or adata is False:
             adata = None
         else:
-            _check_genes(adata, contents["var_names"])
-            cls.setup_anndata(adata, source_registry=registry, **registry["setup_args"])
+            _check_genes(feature_names(adata, registry), contents["var_names"])
+            getattr(cls, setup)(adata, source_registry=registry, **registry["setup_args"])
         overrides = parameters["kwargs"]["overrides"]
         model = cls(adata, registry=registry, **parameters["non_kwargs"], **overrides)
         for name, value in attributes.items():
@@ -190,9 +200,8 @@ def _umask() -> int:
     return mask
 
 
-def _check_genes(adata: AnnData, var_names: list[str]) -> None:
-    given = adata.var_names.astype(str)
-    if list(given) == var_names:
+def _check_genes(given: list[str], var_names: list[str]) -> None:
+    if given == var_names:
         return
     missing = pd.Index(var_names).difference(given, sort=False)
     if len(missing):

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401  (scvi-tools' view_anndata_setup uses it without importing it)
-import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from mudata import MuData
 from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalJointObsField, LayerField, NumericalJointObsField
+from scvi.data.fields import CategoricalJointObsField, LayerField, NumericalJointObsField, ObsmField
 from scvi.model.base import BaseModelClass
 
 from scdiffusion.autoencoders import COUNTS, count_components, read_pretrained
@@ -27,7 +27,10 @@ from scdiffusion.model._drawing import DrawingMixin
 from scdiffusion.model._generation import GenerationMixin
 from scdiffusion.model._guidance import needs_classifiers
 from scdiffusion.model._latents import LatentMixin
+from scdiffusion.model._modalities import ModalitiesMixin
 from scdiffusion.model._module import SCDiffusionModule
+from scdiffusion.model._mudata_checks import check_protein
+from scdiffusion.model._multimodal_settings import add_n_latent, choose_autoencoder, sizes_of
 from scdiffusion.model._presets import arguments_of, read_preset
 from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
 from scdiffusion.model._profiles import log_normalised, set_profiles
@@ -44,6 +47,7 @@ class SCDiffusion(
     RefiningMixin,
     DrawingMixin,
     LatentMixin,
+    ModalitiesMixin,
     SavingMixin,
     BaseModelClass,
 ):
@@ -56,7 +60,7 @@ class SCDiffusion(
     Parameters
     ----------
     adata
-        Cells, registered with :meth:`setup_anndata`.
+        Cells, registered with :meth:`setup_anndata` or, several modalities of them, with :meth:`setup_mudata`.
     preset
         Named configuration: None is our own, `"scdiffusion"` and `"scld"` are the papers'. It also sets how
         :meth:`train` trains, and how :meth:`generate` samples and guides.
@@ -74,7 +78,8 @@ class SCDiffusion(
 
         - `autoencoder` (`"counts"`, `"scimilarity"`, `"linear"`), `n_latent` (estimated from the data), `n_hidden`
           (256), `n_layers` (1), `likelihood` (`"nb"`, `"zinb"`, `"poisson"`), `dispersion` (`"gene"`, `"gene-batch"`,
-          `"gene-cell"`), `dropout` (0.3); with pretrained weights `freeze_hidden`.
+          `"gene-cell"`), `dropout` (0.3); with pretrained weights `freeze_hidden`. Of several modalities, `n_latent` and
+          `likelihood` are dicts by modality of those that are not to be chosen from the data and by kind.
         - `standardise_latents` (True).
         - `schedule` (`"cosine"`, `"linear"`), `prediction` (`"v"`, `"epsilon"`, `"x0"`), `loss_weighting`
           (`"min_snr"`, `"uniform"`), `min_snr_gamma` (5), `n_timesteps` (1000).
@@ -116,7 +121,7 @@ class SCDiffusion(
 
     def __init__(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         preset: str | None = None,
         *,
         pretrained: str | Path | None = None,
@@ -125,18 +130,22 @@ class SCDiffusion(
         **overrides: Any,
     ) -> None:
         super().__init__(adata, registry)
-        weights = None
-        if pretrained is not None:
-            weights = read_pretrained(pretrained)
-            add_sizes(overrides, weights)
-        self._settings = settings = read_preset(preset, overrides)
-        if registry is None:
-            check_settings(settings["autoencoder"], is_pretrained=weights is not None)
-        self._guides_by_classifiers = needs_classifiers(settings["guidance"]["guidance"])
         setup = self.registry_["setup_args"]
         self.batch_key: str | None = setup["batch_key"]
         self.condition_keys: list[str] = list(setup["condition_keys"] or [])
         self.continuous_condition_keys: list[str] = list(setup["continuous_condition_keys"] or [])
+        weights = None
+        if pretrained is not None:
+            weights = read_pretrained(pretrained)
+            add_sizes(overrides, weights)
+        if self._is_multimodal:
+            choose_autoencoder(preset, overrides, self.modalities)
+            if adata is not None:
+                add_n_latent(overrides, self.modalities, self._expression(), self._labels(), np.random.default_rng(rng))
+        self._settings = settings = read_preset(preset, overrides)
+        if registry is None:
+            check_settings(settings["autoencoder"], is_pretrained=weights is not None)
+        self._guides_by_classifiers = needs_classifiers(settings["guidance"]["guidance"])
         self.classifiers_: dict[str, dict[str, Any]] = {}  # settings of the trained ones, by condition key
         categories = self._categories()
         if adata is not None:
@@ -149,15 +158,16 @@ class SCDiffusion(
                 settings["autoencoder"] |= found
                 overrides |= found
         n_categories = [len(names) for names in categories.values()]
+        sizes = sizes_of(self.modalities) if self._is_multimodal else {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng)
             self.module = SCDiffusionModule(
-                self.summary_stats.n_vars,
+                sum(len(modality.features) for modality in self.modalities.values()),
                 n_categories,
                 len(self.continuous_condition_keys),
                 n_categories[-1] if self.batch_key else 0,
-                setup["values"],
-                autoencoder_settings=arguments_of(settings["autoencoder"]),
+                self._values,
+                autoencoder_settings=arguments_of(settings["autoencoder"]) | sizes,
                 process_settings=settings["process"],
                 condition_settings=arguments_of(settings["condition_encoder"]),
                 denoiser_settings=arguments_of(settings["denoiser"]),
@@ -165,7 +175,7 @@ class SCDiffusion(
             )
         conditions = self.module.denoiser.condition_encoder
         if registry is None and isinstance(conditions, MeanExpressionConditions):
-            log_expression = log_normalised(self._expression(), setup["values"])
+            log_expression = log_normalised(self._expression(), self._values)
             set_profiles(conditions, log_expression, self._registered_conditions().codes, categories)
         if registry is None and self.batch_key and not conditions.sees_conditions:
             warnings.warn(
@@ -189,15 +199,16 @@ class SCDiffusion(
         pretrained = None  # a saved model has the weights, and may be loaded where the directory is not
         self.init_params_ = self._get_init_params(locals())
 
-    def _describe(self, adata: AnnData, categories: dict[str, np.ndarray]) -> None:
+    def _describe(self, adata: AnnData | MuData, categories: dict[str, np.ndarray]) -> None:
         """Keep what generating needs to know of the cells."""
         codes, values = self._registered_conditions()
         composition = TrainingComposition.from_codes(categories, codes, self.continuous_condition_keys, values)
         self.composition_ = composition.to_dict()
-        self.ordered_keys_ = [key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)]
-        self.var_ = adata.var.copy()
-        library = np.asarray(self._expression().sum(1)).ravel()
-        self.library_range_ = [float(library.min()), float(library.max())]
+        self.ordered_keys_ = [key for key in categories if getattr(self._obs_of(adata)[key].dtype, "ordered", False)]
+        self._describe_modalities(adata)
+        expression = self._expression()
+        library = [expression[:, columns].sum(1) for modality, columns in self._columns() if modality.has_library_size]
+        self.library_range_ = [[float(sizes.min()) for sizes in library], [float(sizes.max()) for sizes in library]]
 
     @classmethod
     def setup_anndata(
@@ -209,6 +220,7 @@ class SCDiffusion(
         batch_key: str | None = None,
         continuous_condition_keys: str | Sequence[str] | None = None,
         values: str = COUNTS,
+        protein_obsm_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register the expression and conditions of an AnnData, after checking that they can be learned from.
@@ -229,6 +241,9 @@ class SCDiffusion(
         values
             What the expression is: raw `"counts"`, which every preset takes, or `"log-normalised"` expression, the
             `log1p` of counts per 10,000, which the papers' presets take too.
+        protein_obsm_key
+            Name in `obsm` of raw protein counts of the same cells, an array or a data frame by protein. Cells are then
+            generated with both; see :meth:`setup_mudata` for several modalities in a MuData.
         **kwargs
             Used by scvi-tools when fields are transferred.
 
@@ -241,7 +256,7 @@ class SCDiffusion(
         ------
         ValueError
             If the data cannot be used: not the values that were said, cells without any, too few cells, missing columns
-            or categories, continuous conditions that are not finite numbers. The message says what to type instead.
+            or categories, continuous conditions that are not finite numbers, proteins that are not counts. The message says what to type instead.
 
         Examples
         --------
@@ -254,6 +269,8 @@ class SCDiffusion(
         if not is_transfer:
             condition_keys = check_anndata(adata, layer, condition_keys, batch_key, values)
             continuous_condition_keys = check_continuous(adata, continuous_condition_keys, [*condition_keys, *batch])
+            if protein_obsm_key is not None:
+                check_protein(adata, protein_obsm_key, values)
         condition_keys, continuous_condition_keys = list(condition_keys or []), list(continuous_condition_keys or [])
         setup_method_args = cls._get_setup_method_args(
             cls=cls,
@@ -263,12 +280,15 @@ class SCDiffusion(
             batch_key=batch_key,
             continuous_condition_keys=continuous_condition_keys,
             values=values,
+            protein_obsm_key=protein_obsm_key,
         )
         fields = [
             LayerField(Key.EXPRESSION, layer, is_count_data=values == COUNTS),
             CategoricalJointObsField(Key.CONDITIONS, [*condition_keys, *batch]),
             NumericalJointObsField(Key.CONTINUOUS, continuous_condition_keys),
         ]
+        if protein_obsm_key is not None:
+            fields.append(ObsmField(Key.of_modality("protein"), protein_obsm_key, correct_data_format=False))
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -306,7 +326,3 @@ class SCDiffusion(
     def _labels(self) -> np.ndarray:
         """Codes of what cells are generated by, `(n_cells, n_keys)`: the batch, which the decoder is told, left out."""
         return self._registered_conditions().codes[:, : len(self.condition_keys)]
-
-    def _expression(self, manager: AnnDataManager | None = None) -> sp.csr_matrix:
-        """Registered expression as float32 CSR, `(n_cells, n_genes)`."""
-        return sp.csr_matrix((manager or self.adata_manager).get_from_registry(Key.EXPRESSION), dtype=np.float32)

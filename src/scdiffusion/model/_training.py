@@ -276,10 +276,10 @@ class TrainingMixin:
         for start in range(0, expression.shape[0], 512):
             x = torch.from_numpy(expression[start : start + 512].toarray()).to(self.device)
             posterior = self.module.inference(x)
-            log_library = posterior["library_size"].log()[:, None]
-            parts.append((posterior["mean"].cpu(), posterior["log_variance"].cpu(), log_library.cpu()))
-        mean, log_variance, log_library = (torch.cat(part).clone() for part in zip(*parts, strict=True))
-        return mean, log_variance, log_library[:, : self.module.n_library]
+            parts.append(
+                (posterior["mean"].cpu(), posterior["log_variance"].cpu(), posterior["library_size"].log().cpu())
+            )
+        return tuple(torch.cat(part).clone() for part in zip(*parts, strict=True))
 
 
 def n_epochs(max_epochs: int | None, n_steps: int | None, loader: LatentLoader) -> int:
