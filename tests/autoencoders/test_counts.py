@@ -105,7 +105,9 @@ def test_latents_leave_room_for_the_noise_of_counts():
         mean, log_variance = autoencoder.encode(dense)
         torch.manual_seed(0)
         latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        again = autoencoder._encode_again(latents, library.astype(np.float32), torch.Generator().manual_seed(0))
+        again = autoencoder._encode_again(
+            latents, torch.from_numpy(library).float()[:, None], torch.Generator().manual_seed(0)
+        )
         scores = autoencoder._scores(autoencoder._normalised(dense))
         assert (0.5 * log_variance[0]).exp().min() > 0.1
         torch.testing.assert_close(again.std(0), scores.std(0), rtol=0.08, atol=0)

@@ -258,7 +258,7 @@ class TestAnnData:
         assert view.is_view
 
     def test_refuses_other_types(self, adata):
-        with pytest.raises(TypeError, match=r"not DataFrame.*mdata\['rna'\]"):
+        with pytest.raises(TypeError, match=r"not DataFrame.*setup_mudata"):
             check_anndata(adata.obs)
 
     def test_refuses_few_cells(self, adata):

@@ -4,6 +4,7 @@ from ._base import COUNTS, LOG_NORMALISED, Autoencoder, Likelihood, Parameters, 
 from ._borrowed import BorrowedAutoencoder, BorrowedTotalVI, NormalParameters, RectifiedNormal
 from ._components import count_components, normalise
 from ._counts import CountAutoencoder
+from ._joint import JointLikelihood, JointParameters
 from ._likelihoods import (
     CountLikelihood,
     CountParameters,
@@ -14,12 +15,14 @@ from ._likelihoods import (
 )
 from ._linear import LinearAutoencoder
 from ._log_normalised import TARGET_SUM, LogNormalisedAutoencoder, MeanParameters, SquaredError
+from ._multimodal import MODALITIES, MultimodalAutoencoder, count_latents
 from ._pretrained import PretrainedWeights, read_pretrained
 from ._scimilarity import SCimilarityAutoencoder
 
 __all__ = [
     "COUNTS",
     "LOG_NORMALISED",
+    "MODALITIES",
     "TARGET_SUM",
     "Autoencoder",
     "BorrowedAutoencoder",
@@ -27,10 +30,13 @@ __all__ = [
     "CountAutoencoder",
     "CountLikelihood",
     "CountParameters",
+    "JointLikelihood",
+    "JointParameters",
     "Likelihood",
     "LinearAutoencoder",
     "LogNormalisedAutoencoder",
     "MeanParameters",
+    "MultimodalAutoencoder",
     "NegativeBinomial",
     "NormalParameters",
     "Parameters",
@@ -42,6 +48,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "autoencoders",
     "count_components",
+    "count_latents",
     "likelihoods",
     "normalise",
     "read_pretrained",

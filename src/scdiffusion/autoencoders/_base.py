@@ -45,6 +45,15 @@ class Likelihood(ABC):
     dtype: torch.dtype
     has_library_size: bool
 
+    @property
+    def n_library(self) -> int:
+        """Number of library sizes of a cell: one for each modality whose parameters depend on it."""
+        return int(self.has_library_size)
+
+    def library_size(self, expression: Tensor) -> Tensor:
+        """Library sizes of cells, `(n_cells, n_library)`, from expression, `(n_cells, n_genes)`."""
+        return expression.sum(1, keepdim=True)[:, : self.n_library]
+
     @abstractmethod
     def log_prob(self, rows: Tensor, columns: Tensor, values: Tensor, p: Any) -> Tensor:
         """Log-likelihood of sparse expression.
@@ -130,5 +139,6 @@ class Autoencoder(Protocol):
     def parameters_of(self, latents: Tensor, library_size: Tensor, covariates: Tensor | None) -> Parameters:
         """Distribution of the expression of each cell and gene, to score and to draw from.
 
-        `library_size` is `(n_cells,)`, and without meaning to a likelihood that has none.
+        `library_size` is `(n_cells,)`, of several modalities `(n_cells, n_library)`, and without meaning to a likelihood
+        that has none.
         """

@@ -160,7 +160,7 @@ class BorrowedAutoencoder(nn.Module):
         """
         z = latents.softmax(-1) if self.scvi.latent_distribution == "ln" else latents
         rate, dispersion, zero_logits = self._decode(z, covariates)
-        mean = rate * (library_size / rate.sum(1))[:, None]
+        mean = rate * (library_size.reshape(-1, 1) / rate.sum(1, keepdim=True))
         if isinstance(self.likelihood, RectifiedNormal):
             return NormalParameters(mean, dispersion)
         # A share that underflows to zero must not make a count impossible.

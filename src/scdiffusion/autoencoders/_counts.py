@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import COUNTS, autoencoders
-from ._components import fit_components, normalise, subsample
+from ._components import LinearMap, fit_components, subsample
 from ._glm import fit_dispersions, fit_means
-from ._likelihoods import CountParameters, likelihoods
+from ._likelihoods import CountLikelihood, CountParameters, likelihoods
 
 DISPERSIONS = ("gene", "gene-batch", "gene-cell")
 # Bounds of the share of a latent's variance that re-encoding a cell may add.
-_NOISE_RANGE = (0.01, 0.8)
+_NOISE_RANGE = (0.001, 0.8)
 _N_CELLS_CALIBRATE = 10_000
 _BLOCK = 512
 
@@ -102,6 +102,7 @@ class CountAutoencoder(nn.Module):
         self.encoder_output = nn.Linear(n_hidden, 2 * n_latent)
         self.register_buffer("component_weights", torch.zeros(n_latent, n_genes))
         self.register_buffer("component_offset", torch.zeros(n_latent))
+        self.register_buffer("is_squashed", torch.ones(n_latent, dtype=torch.bool))
         self.register_buffer("rotation", torch.eye(n_latent))
 
         self.decoder_input = nn.Linear(n_latent, n_hidden)
@@ -113,7 +114,7 @@ class CountAutoencoder(nn.Module):
         if self.dispersion:
             n_rows = n_batches if self.dispersion == "gene-batch" else 1
             self.log_dispersion = nn.Parameter(torch.zeros(n_rows, n_genes))
-        self.register_buffer("input_scale", torch.tensor(1e4))
+        self.register_buffer("input_scale", torch.full((self.likelihood.n_library,), 1e4))
         self._zero_network_outputs()
 
     def _zero_network_outputs(self) -> None:
@@ -142,19 +143,20 @@ class CountAutoencoder(nn.Module):
             Chooses the cells where there are more than needed.
         """
         counts, labels = subsample(counts, labels, rng)
-        library = np.asarray(counts.sum(1)).ravel().astype(np.float32)  # (n_cells,)
-        self.input_scale.fill_(float(np.median(library)))
-        components = fit_components(counts, labels, self.n_latent - sum(self.n_discriminant), self.n_discriminant, rng)
+        library = self._library_of(counts)
+        self.input_scale.copy_(torch.from_numpy(np.median(library, axis=0)))
+        components = self._fit_components(counts, labels, rng)
         n_components = components.weights.shape[1]  # few cells may allow fewer than asked for
         self.component_weights.zero_()
         self.component_offset.zero_()
         self.component_weights[:n_components] = torch.from_numpy(components.weights.T)
         self.component_offset[:n_components] = torch.from_numpy(components.offset)
 
-        x = normalise(counts, float(self.input_scale))
-        scores = torch.zeros(len(library), self.n_latent)
-        scores[:, :n_components] = squash(torch.from_numpy(components(x)))
-        coefficients = fit_means(counts, library, scores.numpy()[:, :n_components])
+        scores = torch.cat([self._scores(self._normalised(x)) for x in _dense_blocks(counts)])
+        known = scores.numpy()[:, :n_components]
+        coefficients = torch.cat(
+            [fit_means(counts[:, genes], size.numpy(), known) for genes, _, size in self._members(library)]
+        )
         slopes = self.decoder_output.weight[:, self.decoder_input.out_features :]  # a view
         slopes.zero_()
         slopes[:, :n_components] = coefficients[:, 1:]
@@ -165,6 +167,10 @@ class CountAutoencoder(nn.Module):
         axes = self._leave_room_for_noise(library, scores, n_components, int(rng.integers(2**31)))
         slopes[:, :n_components] = coefficients[:, 1:] @ torch.linalg.inv(axes).T
         self.calibrate(counts, None, rng)
+
+    def _fit_components(self, counts: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> LinearMap:
+        n_principal = self.n_latent - sum(self.n_discriminant)
+        return fit_components(counts, labels, n_principal, self.n_discriminant, rng)
 
     @torch.no_grad()
     def calibrate(self, counts: sp.csr_matrix, batch: np.ndarray | None, rng: np.random.Generator) -> None:
@@ -186,8 +192,8 @@ class CountAutoencoder(nn.Module):
             cells = np.sort(rng.choice(cells, _N_CELLS_CALIBRATE, replace=False))
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         counts, latents = counts[cells], []
-        for start in range(0, len(cells), _BLOCK):
-            mean, log_variance = self.encode(torch.from_numpy(counts[start : start + _BLOCK].toarray()))
+        for x in _dense_blocks(counts):
+            mean, log_variance = self.encode(x)
             noise = torch.randn(mean.shape, generator=generator)
             latents.append(mean + noise * (0.5 * log_variance).exp())
         batches = None if batch is None else torch.from_numpy(batch[cells])
@@ -198,31 +204,46 @@ class CountAutoencoder(nn.Module):
     def _fit_dispersions(self, counts: sp.csr_matrix, latents: Tensor, batch: Tensor | None) -> Tensor:
         """Set the intercepts to give each gene's total, and return its likeliest log dispersion, `(n_genes,)`."""
         hidden = self.decoder(self.decoder_input(latents))
-        features, output = torch.cat([hidden, latents], dim=1), self.decoder_output
+        features = torch.cat([hidden, latents], dim=1)
         if batch is None and self.n_batches:
             batch = torch.zeros(len(latents), dtype=torch.long)
+        members = self._members(self._library_of(counts))
+        return torch.cat([self._fit_member(*member, counts, hidden, features, batch) for member in members])
+
+    def _fit_member(
+        self,
+        member: slice,
+        likelihood: CountLikelihood,
+        size: Tensor,
+        counts: sp.csr_matrix,
+        hidden: Tensor,
+        features: Tensor,
+        batch: Tensor | None,
+    ) -> Tensor:
+        """The same of the genes that share a library size, `(n_cells,)`."""
+        weight, bias = self.decoder_output.weight[member], self.decoder_output.bias[member]  # views
 
         def logits(genes: slice, cells: slice) -> Tensor:
-            values = F.linear(features[cells], output.weight[genes], output.bias[genes])
-            return values if batch is None else values + self.decoder_batch.weight[:, genes][batch[cells]]
+            values = F.linear(features[cells], weight[genes], bias[genes])
+            return values if batch is None else values + self.decoder_batch.weight[:, member][:, genes][batch[cells]]
 
-        every = slice(None)
-        blocks = [slice(start, start + _BLOCK) for start in range(0, len(latents), _BLOCK)]
-        total = torch.cat([logits(every, cells).logsumexp(1) for cells in blocks])  # (n_cells,)
-        offset = (torch.from_numpy(np.asarray(counts.sum(1)).ravel()).log() - total)[:, None]
+        every, offset = slice(None), size.log()
+        if likelihood.has_library_size:
+            blocks = [slice(start, start + _BLOCK) for start in range(0, len(features), _BLOCK)]
+            offset = offset - torch.cat([logits(every, cells).logsumexp(1) for cells in blocks])
 
         def mean_of(genes: slice) -> Tensor:
-            mean = torch.exp(logits(genes, every) + offset)
-            if self.decoder_zero is None:
+            mean = torch.exp(logits(genes, every) + offset[:, None])
+            if not likelihood.has_zero_inflation:
                 return mean
-            zero = F.linear(hidden, self.decoder_zero.weight[genes], self.decoder_zero.bias[genes])
+            zero = F.linear(hidden, self.decoder_zero.weight[member][genes], self.decoder_zero.bias[member][genes])
             return mean * torch.sigmoid(-zero)
 
-        shift, log_dispersion = fit_dispersions(counts, mean_of)
-        output.bias += shift
+        shift, log_dispersion = fit_dispersions(counts[:, member], mean_of)
+        bias += shift
         return log_dispersion
 
-    def _leave_room_for_noise(self, library: np.ndarray, scores: Tensor, n_scores: int, seed: int) -> Tensor:
+    def _leave_room_for_noise(self, library: Tensor, scores: Tensor, n_scores: int, seed: int) -> Tensor:
         r"""Turn scores, which hold the counts' noise, into a posterior of what lies behind them.
 
         Cells decoded from scores get noise anew, and would scatter more widely than real ones. How much is seen by
@@ -245,11 +266,11 @@ class CountAutoencoder(nn.Module):
         self.encoder_output.bias[self.n_latent : self.n_latent + n_scores] = (share * (1 - share)).log()
         return axes
 
-    def _encode_again(self, latents: Tensor, library: np.ndarray, generator: torch.Generator) -> Tensor:
+    def _encode_again(self, latents: Tensor, library: Tensor, generator: torch.Generator) -> Tensor:
         """Scores of counts drawn from latents, `(n_cells, n_latent)`."""
         scores = []
         for start in range(0, len(latents), _BLOCK):
-            z, size = latents[start : start + _BLOCK], torch.from_numpy(library[start : start + _BLOCK])
+            z, size = latents[start : start + _BLOCK], library[start : start + _BLOCK]
             batch = torch.zeros(len(z), dtype=torch.long) if self.n_batches else None  # all alike before training
             rows, columns, drawn = self.likelihood.draw(self.parameters_of(z, size, batch), generator)
             counts = torch.zeros(len(z), self.n_genes).index_put_((rows, columns), drawn)
@@ -258,11 +279,26 @@ class CountAutoencoder(nn.Module):
 
     def _normalised(self, counts: Tensor) -> Tensor:
         """Log-normalised counts, `(n_cells, n_genes)`."""
-        return torch.log1p(counts * (self.input_scale / counts.sum(1, keepdim=True).clamp(min=1)))
+        size_factors = self.likelihood.library_size(counts).clamp(min=1) / self.input_scale  # (n_cells, n_library)
+        return torch.log1p(
+            torch.cat([counts[:, genes] / size[:, None] for genes, _, size in self._members(size_factors)], dim=1)
+        )
 
     def _scores(self, x: Tensor) -> Tensor:
         """Components of log-normalised counts, `(n_cells, n_latent)`."""
-        return squash(F.linear(x, self.component_weights, -self.component_offset).float())
+        scores = F.linear(x, self.component_weights, -self.component_offset).float()
+        return torch.where(self.is_squashed, squash(scores), scores)
+
+    def _members(self, library: Tensor) -> Iterator[tuple[slice, CountLikelihood, Tensor]]:
+        """Genes that share a likelihood, this, and their library sizes, `(n_cells,)`; ones where they have none."""
+        sizes = iter(library.T)
+        for genes, likelihood in self.likelihood.members:
+            yield genes, likelihood, next(sizes) if likelihood.has_library_size else library.new_ones(len(library))
+
+    def _library_of(self, counts: sp.csr_matrix) -> Tensor:
+        """Library sizes, `(n_cells, n_library)`."""
+        totals = [counts[:, genes].sum(1) for genes, member in self.likelihood.members if member.has_library_size]
+        return torch.from_numpy(np.hstack([np.empty((counts.shape[0], 0)), *totals])).float()
 
     def encode(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents' posterior.
@@ -288,7 +324,7 @@ class CountAutoencoder(nn.Module):
         latents
             `(n_cells, n_latent)`.
         library_size
-            Expected total counts, `(n_cells,)`.
+            Expected total counts, `(n_cells,)`, of several modalities `(n_cells, n_library)`.
         batch
             Batch codes, `(n_cells,)`; None where there are no batches.
         """
@@ -301,8 +337,13 @@ class CountAutoencoder(nn.Module):
             log_dispersion = self.log_dispersion[batch] if self.dispersion == "gene-batch" else self.log_dispersion
             if self.decoder_dispersion is not None:
                 log_dispersion = log_dispersion + self.decoder_dispersion(hidden).float()
+        log_rates = [
+            (F.log_softmax(logits[:, genes].float(), dim=1) if member.has_library_size else logits[:, genes].float())
+            + size.log()[:, None]
+            for genes, member, size in self._members(library_size.reshape(len(latents), self.likelihood.n_library))
+        ]
         return CountParameters(
-            F.log_softmax(logits.float(), dim=1) + library_size.log()[:, None],
+            torch.cat(log_rates, dim=1),
             log_dispersion,
             None if self.decoder_zero is None else self.decoder_zero(hidden).float(),
         )
@@ -310,7 +351,7 @@ class CountAutoencoder(nn.Module):
     def loss(self, counts: Tensor, latents: Tensor, batch: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of each cell, `(n_cells,)`."""
         rows, columns = counts.nonzero(as_tuple=True)
-        parameters = self.parameters_of(latents, counts.sum(1), batch)
+        parameters = self.parameters_of(latents, self.likelihood.library_size(counts), batch)
         return -self.likelihood.log_prob(rows, columns, counts[rows, columns], parameters)
 
 
@@ -320,6 +361,10 @@ def squash(scores: Tensor) -> Tensor:
     Cells of a rare type may lie ten standard deviations out on a component, where a log-linear decoder would explode.
     """
     return 2 * torch.asinh(scores / 2)
+
+
+def _dense_blocks(counts: sp.csr_matrix) -> Iterator[Tensor]:
+    return (torch.from_numpy(counts[start : start + _BLOCK].toarray()) for start in range(0, counts.shape[0], _BLOCK))
 
 
 def _hidden_layers(n_hidden: int, n_layers: int, dropout: float) -> nn.Sequential:

@@ -58,19 +58,25 @@ def check_anndata(
         If a condition has one category only, or categories with too few cells to learn.
     """
     if not isinstance(adata, AnnData):
-        raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}. Of a MuData, pass mdata['rna'].")
+        raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}. Of a MuData, call setup_mudata.")
     if not isinstance(adata.obs, pd.DataFrame):
         raise TypeError(
             "adata.obs is lazy, as read_lazy gives it. Only the expression may stay on disk: AnnData(sparse_dataset(group['X']), "
             "obs=read_elem(group['obs']), var=read_elem(group['var'])), with both functions from anndata.io."
         )
-    keys = _as_list(condition_keys, batch_key)
-    columns = [*keys, batch_key] if batch_key is not None else keys
     _check_names(adata)
-    for key in columns:
-        _check_column(adata, key)
+    keys = check_conditions(adata, condition_keys, batch_key)
     if Key.POSTERIORS not in adata.obsm:  # else the expression is not read, and may not be there
         check_expression(adata, layer, values)
+    return keys
+
+
+def check_conditions(adata: AnnData, condition_keys: str | Sequence[str] | None, batch_key: str | None) -> list[str]:
+    """Check the columns of categorical conditions, see :func:`check_anndata`, and return them as a list."""
+    keys = _as_list(condition_keys, batch_key)
+    columns = [*keys, batch_key] if batch_key is not None else keys
+    for key in columns:
+        _check_column(adata, key)
     _warn_about_categories(adata, columns)
     return keys
 
@@ -190,8 +196,8 @@ def _warn_about_categories(adata: AnnData, keys: list[str]) -> None:
         n_cells = n_cells[n_cells > 0]
         if len(n_cells) == 1:
             message = f"adata.obs[{key!r}] carries no information: its only category is {name_some(n_cells.index)}."
-            warnings.warn(message, UserWarning, stacklevel=4)
+            warnings.warn(message, UserWarning, stacklevel=5)
         rare += [f"{key}: {category}" for category in n_cells.index[n_cells < MIN_CELLS_PER_CATEGORY]]
     if rare:
         message = f"Fewer than {MIN_CELLS_PER_CATEGORY} cells to learn from in {name_some(rare)}."
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warnings.warn(message, UserWarning, stacklevel=5)

@@ -11,3 +11,8 @@ class Key:
     POSTERIORS = "_scvi_scdiffusion_posteriors"
     PROVENANCE = "scdiffusion"
     SCORE = "realness"
+
+    @staticmethod
+    def of_modality(kind: str) -> str:
+        """Where the registry keeps further modalities."""
+        return f"scdiffusion_{kind}"

@@ -34,7 +34,7 @@ class Drawing:
     covariates
         What the decoder is told, as :class:`~scdiffusion.autoencoders.Autoencoder` takes it.
     library
-        Expected total counts, `(n_cells,)`; by default drawn.
+        Expected total counts, `(n_cells, n_library)`, NaN where they are to be drawn; by default all are.
     origin
         Expression of cells to start from, `(n_cells, n_genes)`; by default pure noise.
     origin_covariates

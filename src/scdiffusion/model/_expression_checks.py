@@ -17,6 +17,7 @@ N_ROWS_TO_JUDGE_A_LAYER = 1_000
 CHUNK = 2**20
 # log(1 + x) of a cell scaled to a million counts stays below 14; more than this was never log-transformed
 MAX_LOG_VALUE = 30
+KEEP_COUNTS = " Keep the counts before normalising, adata.layers['counts'] = adata.X.copy(), and pass layer='counts'."
 
 
 def check_expression(adata: AnnData, layer: str | None, values: str) -> Any:
@@ -153,16 +154,15 @@ def _describe(value: np.number) -> str:
 
 def _where_counts_are(adata: AnnData | None, not_in: str) -> str:
     """Name the places of ``adata`` that do hold counts, or how to keep them in a layer."""
-    keep = " Keep the counts before normalising, adata.layers['counts'] = adata.X.copy(), and pass layer='counts'."
     if adata is None:
-        return keep
+        return KEEP_COUNTS
     layers = [layer for layer in (None, *adata.layers) if _name_of(layer) != not_in]
     found = [f"layer={layer!r}" for layer in layers if looks_like_counts(_stored(adata, layer))]
     if found:
         return f" Pass {' or '.join(found)}."
     if adata.raw is not None and looks_like_counts(adata.raw.X):
         return " Take them from adata.raw: adata = adata.raw.to_adata()"
-    return keep
+    return KEEP_COUNTS
 
 
 def looks_like_counts(X: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anndata import AnnData
-from scvi.data.fields import LayerField
+from scvi.data.fields import LayerField, MuDataWrapper
 
 from scdiffusion.model._expression_checks import check_expression
 
@@ -29,3 +29,7 @@ class ExpressionField(LayerField):
         """Register other cells, which :meth:`~scdiffusion.SCDiffusion.setup_anndata` has not seen, once checked."""
         check_expression(adata_target, self.attr_key, self.values)
         return super().transfer_field(state_registry, adata_target, **kwargs)
+
+
+#: The same of a modality of a MuData.
+MuDataExpressionField = MuDataWrapper(ExpressionField)

@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from mudata import MuData
 from scipy.special import expit
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from scdiffusion.model._conditions import beyond_training, fill_from_training, r
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing, Drawn
 from scdiffusion.model._guidance import Methods, Scale, read_guidance
+from scdiffusion.model._latents import LibrarySize
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._profiles import take_profiles
 from scdiffusion.model._selection import joined_provenance, read_keep_top, selection_provenance
@@ -59,7 +61,7 @@ class GenerationMixin:
         compose: str | Composition | None = None,
         sampler: str | Sampler | None = None,
         n_steps: int | None = None,
-        library_size: float | Sequence[float] | None = None,
+        library_size: LibrarySize = None,
         keep_top: float | str | None = None,
         selection: str | Selection = "rank",
         select_per_condition: bool = True,
@@ -67,7 +69,7 @@ class GenerationMixin:
         rng: int | np.random.Generator | None = None,
         output: str | Path | None = None,
         progress: bool = False,
-    ) -> AnnData:
+    ) -> AnnData | MuData:
         """Generate new cells.
 
         Parameters
@@ -122,8 +124,8 @@ class GenerationMixin:
         n_steps
             Number of denoising steps; by default the sampler's own, 20 for `"dpmpp_2m"` and 1000 for `"ddpm"`.
         library_size
-            Expected total counts, for all cells or per cell. By default drawn with the cell. Models of log-normalised
-            expression have none.
+            Expected total counts, for all cells or per cell; of several modalities a dict by name, of those that are
+            not to be drawn. By default drawn with the cell. Log-normalised expression and proteins have none.
         keep_top
             Share of the cells drawn to keep, above 0 and up to 1: more are drawn than asked for, and those are kept that
             look most real to the scorer (see :meth:`train_scorer`). 1 scores cells without dropping any, `"none"` does
@@ -167,6 +169,10 @@ class GenerationMixin:
 
         With `output`, `X` and `obsm` stay in that file, and are read where they are sliced: `cells[:100].to_memory()`.
 
+        A model that was set up with `protein_obsm_key` adds proteins in `obsm` under that key, as a data frame where they
+        were given as one. A model of a MuData returns a :class:`~mudata.MuData` of the same modalities, with `obs` in each
+        of them too, `X` and `var` in them, and `obsm` and `uns` of the whole.
+
         Raises
         ------
         ValueError
@@ -202,6 +208,11 @@ class GenerationMixin:
         np.int64(3)
         """
         self._require_trained("generate")
+        if output is not None and self._is_multimodal:
+            raise ValueError(
+                f"Only models of RNA alone write to a file as they generate, and this one has {', '.join(self.modalities)}. "
+                "Leave output out, and generate and write part after part, each with a seed of its own."
+            )
         stream = None if output is None else Stream(output)
         sampler = self._read_sampler(sampler)
         seed = seed_sequence(rng if stream is None else stream.entropy(rng))
@@ -254,7 +265,7 @@ class GenerationMixin:
             **({"profiles": profiles} if profiles else {}),
         }
 
-        def assemble(chunks: Sequence[Drawn]) -> AnnData:
+        def assemble(chunks: Sequence[Drawn]) -> AnnData | MuData:
             start, stop = chunks[0].rows.start, chunks[-1].rows.stop
             drawn = plan.take(np.concatenate([chunk.asked for chunk in chunks]))
             n_candidates = sum(chunk.n_candidates for chunk in chunks)
@@ -264,12 +275,11 @@ class GenerationMixin:
             obs = self._obs(drawn, start)
             if cut is not None:
                 obs[Key.SCORE] = expit(np.concatenate([chunk.log_ratio for chunk in chunks]))
-            return AnnData(
+            return self._annotate(
                 sp.vstack([chunk.expression for chunk in chunks], format="csr"),
-                obs=obs,
-                var=self.var_.copy(),
-                obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
-                uns={Key.PROVENANCE: {**provenance, **selected}},
+                obs,
+                {Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
+                {**provenance, **selected},
             )
 
         if stream is None:

@@ -132,7 +132,7 @@ class HubMixin:
             f"model_cls_name:{metadata.model_cls_name}",
             f"scvi_version:{metadata.scvi_version}",
             f"anndata_version:{metadata.anndata_version}",
-            "modality:rna",
+            *(f"modality:{modality.kind}" for modality in self.modalities.values()),
             *(f"tissue:{tissue}" for tissue in tissues),
         ]
         header = ModelCardData(license=license_info, library_name="scvi-tools", tags=tags).to_yaml()
@@ -158,8 +158,8 @@ class HubMixin:
             version=version("scdiffusion"),
             example={key: composition.categories[key][code] for key, code in first.items()} or None,
             n_cells=composition.n_trained,
-            n_genes=len(self.var_),
-            values=self.registry_["setup_args"]["values"],
+            n_genes=self.module.autoencoder.n_genes,
+            values=self._values,
             conditions="\n".join(rows or ["| none | |"]),
             settings=json.dumps(self._settings, indent=2, default=_plain),
             **words,

@@ -9,16 +9,19 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from mudata import MuData
 from scvi.data import AnnDataManager
 from torch import Tensor
 
 from scdiffusion.model._composition import Plan
 from scdiffusion.model._conditions import read_conditions
 from scdiffusion.model._constants import Key
-from scdiffusion.model._expression_checks import check_expression
-from scdiffusion.model._messages import name_some
+from scdiffusion.model._lazy import as_anndata
+from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.model._module import DECODING_BLOCK
 from scdiffusion.training import expression_source
+
+LibrarySize = float | Sequence[float] | Mapping[str, float | Sequence[float]] | None
 
 
 class LatentMixin:
@@ -26,7 +29,7 @@ class LatentMixin:
 
     def get_latent_representation(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         indices: Sequence[int] | None = None,
         *,
         give_mean: bool = True,
@@ -56,7 +59,7 @@ class LatentMixin:
 
     def posterior_predictive_sample(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         n_samples: int = 1,
         batch_size: int | None = None,
         indices: Sequence[int] | None = None,
@@ -82,7 +85,8 @@ class LatentMixin:
 
         Returns
         -------
-        Expression, :class:`sparse.GCXS`, `(n_cells, n_genes)`, with a third axis if `n_samples` is above 1.
+        Expression, :class:`sparse.GCXS`, `(n_cells, n_genes)`, with a third axis if `n_samples` is above 1. Of several
+        modalities a dict by name.
         """
         import sparse
 
@@ -94,14 +98,16 @@ class LatentMixin:
             latents = self._latents(mean, log_variance, log_library, of_latents)
             blocks = self._draw(latents, log_library.to(self.device), covariates, of_expression)
             draws.append(sparse.COO.from_scipy_sparse(sp.vstack(blocks, format="csr")))
-        return sparse.GCXS.from_coo(draws[0] if n_samples == 1 else sparse.stack(draws, axis=-1))
+        drawn = sparse.GCXS.from_coo(draws[0] if n_samples == 1 else sparse.stack(draws, axis=-1))
+        return self._by_modality(drawn)
 
     def _encode(
-        self, adata: AnnData | None, indices: Sequence[int] | None
+        self, adata: AnnData | MuData | None, indices: Sequence[int] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Means and log-variances of the latents of cells, log library sizes `(n_cells, n_library)`, and covariates."""
         if adata is not None:
-            check_expression(adata, self.registry_["setup_args"]["layer"], self.registry_["setup_args"]["values"])
+            adata = as_anndata(adata)
+            self._checked_parts_of(adata)
         adata = self._validate_anndata(adata)
         manager = self.get_anndata_manager(adata, required=True)
         cells = None if indices is None else np.asarray(indices)
@@ -138,10 +144,10 @@ class LatentMixin:
         self,
         latents: np.ndarray,
         *,
-        library_size: float | Sequence[float] | None = None,
+        library_size: LibrarySize = None,
         batch: str | None = None,
         covariates: Mapping[str, Any] | None = None,
-    ) -> np.ndarray:
+    ) -> np.ndarray | dict[str, np.ndarray]:
         """Expected counts, or log-normalised expression, of given latents.
 
         How a cell is decoded never depends on the cells beside it: `decode(a)` equals the first rows of `decode(a and
@@ -152,7 +158,8 @@ class LatentMixin:
         latents
             Latents as :meth:`get_latent_representation` and :meth:`generate` give them, `(n_cells, n_latent)`.
         library_size
-            Expected total counts, for all cells or per cell; by default the training cells' geometric mean.
+            Expected total counts, for all cells or per cell, of several modalities a dict by name; by default the
+            training cells' geometric mean.
         batch
             Category of the batch key; by default the largest batch.
         covariates
@@ -161,7 +168,7 @@ class LatentMixin:
 
         Returns
         -------
-        `(n_cells, n_genes)`.
+        `(n_cells, n_genes)`; of several modalities a dict of these by name.
         """
         self._require_trained("decode")
         z = torch.as_tensor(np.asarray(latents), dtype=torch.float32, device=self.device)
@@ -179,7 +186,8 @@ class LatentMixin:
             self.module.decode(z[rows], log_library[rows], None if told is None else told[rows]).mean.cpu()
             for rows in _blocks(len(z))
         ]
-        return torch.cat(parts).numpy() if parts else np.empty((0, self.module.autoencoder.n_genes), np.float32)
+        expected = torch.cat(parts).numpy() if parts else np.empty((0, self.module.autoencoder.n_genes), np.float32)
+        return self._by_modality(expected)
 
     def _typical_where_open(self, request: dict[str, Any], n_cells: int) -> Plan:
         """What cells are asked to be, and else the largest category and the mean of the training cells."""
@@ -197,23 +205,35 @@ class LatentMixin:
         if not self.is_trained_:
             raise ValueError(f"The model is not trained yet: call model.train() before model.{what}().")
 
-    def _read_library_size(self, library_size: float | Sequence[float] | None, n_cells: int) -> np.ndarray | None:
+    def _read_library_size(self, library_size: LibrarySize, n_cells: int) -> np.ndarray | None:
+        """Library sizes as given, `(n_cells, n_library)`, NaN where they are to be drawn; None where all are."""
         if library_size is None:
             return None
+        names = [modality.name for modality, _ in self._columns() if modality.has_library_size]
         if not self.module.n_library:
-            raise ValueError("This model's log-normalised expression has no library size: leave library_size out.")
-        sizes = np.asarray(library_size, dtype=np.float64)
-        if sizes.ndim > 1 or (sizes.ndim == 1 and len(sizes) != n_cells):
-            raise ValueError(f"library_size must be one number or one per cell ({n_cells}); got shape {sizes.shape}.")
-        if not (np.isfinite(sizes) & (sizes > 0)).all():
-            raise ValueError("library_size must hold positive, finite numbers of counts.")
-        return np.broadcast_to(sizes, (n_cells,))
+            raise ValueError("This model's expression has no library size: leave library_size out.")
+        if not self._is_multimodal:
+            return _read_sizes(library_size, n_cells, "library_size")[:, None]
+        if not isinstance(library_size, Mapping):
+            raise ValueError(
+                f"library_size must be a dict by modality, e.g. library_size={dict.fromkeys(names, 2000)}."
+            )
+        for name in library_size:
+            if name not in names:
+                raise ValueError(f"{name!r} is no modality with a library size.{did_you_mean(name, names)}")
+        sizes = np.full((n_cells, len(names)), np.nan)
+        for name, given in library_size.items():
+            sizes[:, names.index(name)] = _read_sizes(given, n_cells, f"library_size[{name!r}]")
+        return sizes
 
     def _log_library(self, drawn: Tensor, given: np.ndarray | None) -> Tensor:
         """Log library sizes of cells, `(n_cells, n_library)`, as given or drawn, these within the range of training."""
-        if given is not None:
-            return torch.as_tensor(np.log(given), dtype=torch.float32, device=drawn.device)[:, None]
-        return drawn.clamp(*np.log(self.library_range_))
+        least, most = (torch.tensor(bound, device=drawn.device).log() for bound in self.library_range_)
+        drawn = drawn.clamp(least, most)
+        if given is None:
+            return drawn
+        log_given = torch.as_tensor(np.log(given), dtype=torch.float32, device=drawn.device)
+        return torch.where(log_given.isnan(), drawn, log_given)
 
     @torch.inference_mode()
     def _draw(
@@ -231,6 +251,15 @@ class LatentMixin:
             entries = values.to(likelihood.dtype).cpu().numpy(), genes.to(torch.int32).cpu().numpy()
             drawn.append(sp.csr_matrix((*entries, indptr), shape))
         return drawn
+
+
+def _read_sizes(given: float | Sequence[float], n_cells: int, name: str) -> np.ndarray:
+    sizes = np.asarray(given, dtype=np.float64)
+    if sizes.ndim > 1 or (sizes.ndim == 1 and len(sizes) != n_cells):
+        raise ValueError(f"{name} must be one number or one per cell ({n_cells}); got shape {sizes.shape}.")
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise ValueError(f"{name} must hold positive, finite numbers of counts.")
+    return np.broadcast_to(sizes, (n_cells,))
 
 
 def _blocks(n_cells: int) -> list[slice]:

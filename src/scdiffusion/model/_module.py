@@ -28,7 +28,8 @@ DECODING_BLOCK = 256
 class SCDiffusionModule(BaseModuleClass):
     """Autoencoder, standardisation of the latents, and diffusion of the standardised latents.
 
-    Where expression has a library size, its logarithm is one more coordinate of what the diffusion learns.
+    Where expression has a library size, its logarithm is one more coordinate of what the diffusion learns; with several
+    modalities, one of each that has one.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ class SCDiffusionModule(BaseModuleClass):
             n_genes=n_genes,
             **settings,
         )
-        self.n_library = int(self.autoencoder.likelihood.has_library_size)
+        self.n_library = self.autoencoder.likelihood.n_library
         self.n_features = self.autoencoder.n_latent + self.n_library
         settings = dict(denoiser_settings)
         self.denoiser = denoisers.resolve(
@@ -125,7 +126,7 @@ class SCDiffusionModule(BaseModuleClass):
         mean, log_variance
             Posteriors of the training cells, `(n_cells, n_latent)`.
         log_library
-            `(n_cells, n_library)`, where `n_library` is 1, or 0 where expression has no library size.
+            `(n_cells, n_library)`, where `n_library` is the number of modalities with a library size.
         values
             Values of the continuous conditions, `(n_cells, n_continuous)`.
         """
@@ -216,7 +217,7 @@ class SCDiffusionModule(BaseModuleClass):
         guide
             How conditions are composed and guided; by default jointly and without guidance.
         origin
-            Cells to start from, standardised, `(n_cells, n_latent + 1)`; by default pure noise.
+            Cells to start from, standardised, `(n_cells, n_features)`; by default pure noise.
         level
             Share of the process, above 0 and up to 1, that the origin is noised to and denoised from.
 
@@ -264,7 +265,11 @@ class SCDiffusionModule(BaseModuleClass):
         """Posterior of the latents of registered expression, `(n_cells, n_genes)`, before standardisation."""
         told = (covariates,) if self.autoencoder.encodes_covariates else ()
         mean, log_variance = self.autoencoder.encode(expression, *told)
-        return {"mean": mean, "log_variance": log_variance, "library_size": expression.sum(1)}
+        return {
+            "mean": mean,
+            "log_variance": log_variance,
+            "library_size": self.autoencoder.likelihood.library_size(expression),
+        }
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any

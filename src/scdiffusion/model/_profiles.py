@@ -114,7 +114,9 @@ def take_profiles(
             raise ValueError(f"{key!r} is {what}, which the decoder must know: there is no profile of it.")
         if key in composition.continuous:
             raise ValueError(f"{key!r} is continuous: ask for numbers, there is no profile of it.")
-        profiles[composition.keys.index(key)] = read_profile(request, key, genes, setup["layer"], setup["values"])
+        profiles[composition.keys.index(key)] = read_profile(
+            request, key, genes, setup.get("layer"), setup.get("values", COUNTS)
+        )
     return rest, profiles
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from mudata import MuData
 from torch import Tensor
 
 from scdiffusion.diffusion import Sampler
@@ -17,8 +17,8 @@ from scdiffusion.model._composition import Plan
 from scdiffusion.model._conditions import OBSERVED, read_conditions
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing
-from scdiffusion.model._expression_checks import check_expression
 from scdiffusion.model._generation import seed_sequence
+from scdiffusion.model._latents import LibrarySize
 from scdiffusion.model._lazy import as_anndata
 from scdiffusion.model._messages import name_some
 from scdiffusion.training import expression_source
@@ -29,17 +29,17 @@ class RefiningMixin:
 
     def refine(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         level: float = 0.3,
         *,
         obs_conditions: Any = OBSERVED,
         sampler: str | Sampler | None = None,
         n_steps: int | None = None,
-        library_size: float | Sequence[float] | None = None,
+        library_size: LibrarySize = None,
         batch_size: int = 4096,
         rng: int | np.random.Generator | None = None,
         progress: bool = False,
-    ) -> AnnData:
+    ) -> AnnData | MuData:
         """Noise cells to a level of the process and denoise them: what they look like to the model.
 
         What distinguishes a cell from others by less than the noise is drawn anew, given the rest and its conditions.
@@ -60,14 +60,14 @@ class RefiningMixin:
         sampler, n_steps
             As for :meth:`generate`.
         library_size
-            Expected total counts, for all cells or per cell. By default that of the cell, denoised with it, so that
+            As for :meth:`generate`. By default that of the cell, denoised with it, so that
             shallow cells stay shallow.
         batch_size, rng, progress
             As for :meth:`generate`.
 
         Returns
         -------
-        :class:`~anndata.AnnData` with the names of the cells, and otherwise as :meth:`generate` returns it.
+        Cells under their names, and otherwise as :meth:`generate` returns them.
 
         Raises
         ------
@@ -114,38 +114,36 @@ class RefiningMixin:
         )
         chunks = list(self._draw_cells(drawing, seed, "Refining", progress=progress))
 
-        return AnnData(
+        return self._annotate(
             sp.vstack([chunk.expression for chunk in chunks], format="csr"),
-            obs=self._obs(plan).set_axis(adata.obs_names),
-            var=self.var_.copy(),
-            obsm={Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
-            uns={
-                Key.PROVENANCE: {
-                    **self._sampling_provenance(sampler, n_steps, rng),
-                    "level": float(level),
-                    "library_size": self._library_provenance(library),
-                    "batch_size": batch_size,
-                }
+            self._obs(plan).set_axis(adata.obs_names),
+            {Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
+            {
+                **self._sampling_provenance(sampler, n_steps, rng),
+                "level": float(level),
+                "library_size": self._library_provenance(library),
+                "batch_size": batch_size,
             },
         )
 
-    def _cells_to_start_from(self, adata: AnnData | None) -> AnnData:
-        """A new AnnData of the genes of training, in their order, with their expression in `X`, checked."""
+    def _cells_to_start_from(self, adata: AnnData | MuData | None) -> AnnData:
+        """A new AnnData of the features of training, in their order, with their expression in `X`, checked."""
         if adata is None:
             self._require_data()
         adata = self.adata if adata is None else as_anndata(adata)
-        layer, genes = self.registry_["setup_args"]["layer"], self.var_.index
-        missing = genes[~genes.isin(adata.var_names)]
-        if len(missing):
-            raise ValueError(
-                f"adata lacks {len(missing)} of the {len(genes)} genes that the model was trained on: "
-                f"{name_some(missing, 5)}. Its var_names begin with {name_some(adata.var_names[:3])}."
-            )
-        if not len(adata):
+        if not adata.n_obs:
             raise ValueError("adata holds no cells.")
-        expression = expression_source(check_expression(adata, layer, self.registry_["setup_args"]["values"]))
-        columns = adata.var_names.get_indexer(genes)
-        return AnnData(expression.take(np.arange(adata.n_obs))[:, columns], obs=adata.obs.copy())
+        blocks = []
+        for name, (part, expression) in self._checked_parts_of(adata).items():
+            genes, of = self.modalities[name].features, f" of {name!r}" if self._is_multimodal else ""
+            missing = genes[~genes.isin(part.var_names)]
+            if len(missing):
+                raise ValueError(
+                    f"adata lacks {len(missing)} of the {len(genes)} genes{of} that the model was trained on: "
+                    f"{name_some(missing, 5)}. Its var_names begin with {name_some(part.var_names[:3])}."
+                )
+            blocks.append(expression.take(np.arange(part.n_obs))[:, part.var_names.get_indexer(genes)])
+        return AnnData(sp.hstack(blocks, format="csr"), obs=self._obs_of(adata).copy())
 
     def _observed_covariates(self, obs: pd.DataFrame, plan: Plan) -> Tensor | None:
         """What the encoder is told of cells: what `obs` says, and where it does not, what they are to become."""

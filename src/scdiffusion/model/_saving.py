@@ -8,18 +8,24 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mudata
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData, read_h5ad
+from mudata import MuData
 from scvi.model._utils import parse_device_args
 
-_MODEL_FILE, _DATA_FILE = "model.pt", "adata.h5ad"
+from scdiffusion.model._modalities import feature_names
+
+_MODEL_FILE = "model.pt"
+# Data beside a model, by the method it was set up with.
+_DATA_FILES = {"setup_anndata": ("adata.h5ad", read_h5ad), "setup_mudata": ("mdata.h5mu", mudata.read_h5mu)}
 # Raised whenever an earlier version could not read what this one writes.
 _FORMAT = 1
 
@@ -48,7 +54,7 @@ class SavingMixin:
         save_anndata
             Whether to write the training data beside the model.
         **anndata_write_kwargs
-            Passed on to :meth:`~anndata.AnnData.write_h5ad`.
+            Passed on to :meth:`~anndata.AnnData.write_h5ad`, or to :meth:`~mudata.MuData.write_h5mu`.
 
         Raises
         ------
@@ -63,19 +69,21 @@ class SavingMixin:
             "version": version("scdiffusion"),
             "data": self.adata_manager.adata_uuid if save_anndata else None,
             "model_state_dict": {key: tensor.cpu() for key, tensor in self.module.state_dict().items()},
-            "var_names": self.var_.index.astype(str).tolist(),
+            "var_names": [name for modality in self.modalities.values() for name in modality.features],
             "attr_dict": to_plain(attributes),
         }
         with AtomicDirectory(dir_path, overwrite=overwrite) as folder:
             torch.save(contents, folder / f"{prefix or ''}{_MODEL_FILE}")
             if save_anndata:
-                self.adata.write_h5ad(folder / f"{prefix or ''}{_DATA_FILE}", **anndata_write_kwargs)
+                file, _ = _DATA_FILES[self.registry_["setup_method_name"]]
+                write = self.adata.write_h5mu if isinstance(self.adata, MuData) else self.adata.write_h5ad
+                write(folder / f"{prefix or ''}{file}", **anndata_write_kwargs)
 
     @classmethod
     def load(
         cls,
         dir_path: str | Path,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
@@ -121,15 +129,16 @@ class SavingMixin:
         registry, parameters = attributes.pop("registry_"), attributes.pop("init_params_")
         if registry["model_name"] != cls.__name__:
             raise ValueError(f"{path} holds a {registry['model_name']}, not a {cls.__name__}.")
-        saved_data = path.with_name(f"{prefix or ''}{_DATA_FILE}")
+        setup = registry["setup_method_name"]
+        file, read = _DATA_FILES[setup]
         if adata is None and contents["data"] is not None:
-            adata = _read_data_file(saved_data, contents["data"])
+            adata = _read_data_file(path.with_name(f"{prefix or ''}{file}"), read, contents["data"])
         if adata is None or adata is False:
             adata = None
         else:
             remedy = "adata = adata[:, model.var_.index].copy(), or load without data: load(dir)."
-            check_genes(adata, contents["var_names"], remedy)
-            cls.setup_anndata(adata, source_registry=registry, **registry["setup_args"])
+            check_genes(feature_names(adata, registry), contents["var_names"], remedy)
+            getattr(cls, setup)(adata, source_registry=registry, **registry["setup_args"])
         overrides = parameters["kwargs"]["overrides"]
         model = cls(adata, registry=registry, **parameters["non_kwargs"], **overrides)
         for name, value in attributes.items():
@@ -169,9 +178,9 @@ def _read_model_file(path: Path) -> dict[str, Any]:
     return contents
 
 
-def _read_data_file(path: Path, uuid: str) -> AnnData | None:
+def _read_data_file(path: Path, read: Callable[[Path], Any], uuid: str) -> AnnData | MuData | None:
     """The data that were saved together with a model, unless another save got in between."""
-    adata = read_h5ad(path) if path.exists() else None
+    adata = read(path) if path.exists() else None
     if adata is None or adata.uns.get("_scvi_uuid") != uuid:
         warnings.warn(
             f"{path} is not what the model was saved with, and is left out. Give the data: load(dir, adata=adata).",
@@ -252,9 +261,8 @@ def _umask() -> int:
     return mask
 
 
-def check_genes(adata: AnnData, var_names: list[str], remedy: str) -> None:
+def check_genes(given: Sequence[str], var_names: list[str], remedy: str) -> None:
     """Raise unless cells have the genes of a model, in their order."""
-    given = adata.var_names.astype(str)
     if list(given) == var_names:
         return
     missing = pd.Index(var_names).difference(given, sort=False)

@@ -14,8 +14,9 @@ import rich.pretty  # noqa: F401  (scvi-tools' view_anndata_setup uses it withou
 import torch
 from anndata import AnnData
 from anndata.experimental import AnnCollection
+from mudata import MuData
 from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalJointObsField, NumericalJointObsField
+from scvi.data.fields import CategoricalJointObsField, NumericalJointObsField, ObsmField
 from scvi.model.base import BaseModelClass
 from torch import Tensor
 
@@ -32,7 +33,10 @@ from scdiffusion.model._guidance import needs_classifiers
 from scdiffusion.model._hub import HubMixin
 from scdiffusion.model._latents import LatentMixin
 from scdiffusion.model._lazy import as_anndata
+from scdiffusion.model._modalities import ModalitiesMixin
 from scdiffusion.model._module import SCDiffusionModule
+from scdiffusion.model._mudata_checks import check_protein
+from scdiffusion.model._multimodal_settings import add_n_latent, choose_autoencoder, sizes_of
 from scdiffusion.model._presets import arguments_of, read_preset
 from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
 from scdiffusion.model._profiles import set_profiles
@@ -42,7 +46,6 @@ from scdiffusion.model._scoring import ScoringMixin
 from scdiffusion.model._selection import read_keep_top
 from scdiffusion.model._training import TrainingMixin
 from scdiffusion.networks import MeanExpressionConditions
-from scdiffusion.training import Expression, expression_source
 
 # Most cells that statistics are fitted on; they change little beyond.
 _MOST_SAMPLED = 20_000
@@ -56,6 +59,7 @@ class SCDiffusion(
     RefiningMixin,
     DrawingMixin,
     LatentMixin,
+    ModalitiesMixin,
     BorrowingMixin,
     SavingMixin,
     HubMixin,
@@ -70,7 +74,8 @@ class SCDiffusion(
     Parameters
     ----------
     adata
-        Cells, registered with :meth:`setup_anndata`, in memory or on disk.
+        Cells, registered with :meth:`setup_anndata` or, several modalities of them, with :meth:`setup_mudata`, in
+        memory or on disk.
     preset
         Named configuration: None is our own, `"scdiffusion"` and `"scld"` are the papers'. It also sets how
         :meth:`train` trains, and how :meth:`generate` samples, guides and selects. `"scld"` follows the
@@ -90,7 +95,8 @@ class SCDiffusion(
 
         - `autoencoder` (`"counts"`, `"scimilarity"`, `"linear"`), `n_latent` (estimated from the data), `n_hidden`
           (256), `n_layers` (1), `likelihood` (`"nb"`, `"zinb"`, `"poisson"`), `dispersion` (`"gene"`, `"gene-batch"`,
-          `"gene-cell"`), `dropout` (0.3); with pretrained weights `freeze_hidden`.
+          `"gene-cell"`), `dropout` (0.3); with pretrained weights `freeze_hidden`. Of several modalities, `n_latent` and
+          `likelihood` are dicts by modality of those that are not to be chosen from the data and by kind.
         - `standardise_latents` (True).
         - `schedule` (`"cosine"`, `"linear"`), `prediction` (`"v"`, `"epsilon"`, `"x0"`), `loss_weighting`
           (`"min_snr"`, `"uniform"`), `min_snr_gamma` (5), `n_timesteps` (1000).
@@ -134,7 +140,7 @@ class SCDiffusion(
 
     def __init__(
         self,
-        adata: AnnData | AnnCollection | None = None,
+        adata: AnnData | MuData | AnnCollection | None = None,
         preset: str | None = None,
         *,
         pretrained: str | Path | None = None,
@@ -144,19 +150,26 @@ class SCDiffusion(
     ) -> None:
         adata = as_anndata(adata)
         super().__init__(adata, registry)
+        setup = self.registry_["setup_args"]
+        self.batch_key: str | None = setup["batch_key"]
+        self.condition_keys: list[str] = list(setup["condition_keys"] or [])
+        self.continuous_condition_keys: list[str] = list(setup["continuous_condition_keys"] or [])
         weights = None
         if pretrained is not None:
             weights = read_pretrained(pretrained)
             add_sizes(overrides, weights)
+        if self._is_multimodal:
+            choose_autoencoder(preset, overrides, self.modalities)
+            if adata is not None:
+                generator = np.random.default_rng(rng)
+                cells = self._sample(generator)
+                expression, labels = self._expression().take(cells), self._labels()[cells]
+                add_n_latent(overrides, self.modalities, expression, labels, generator)
         self._settings = settings = read_preset(preset, overrides)
         if registry is None:
             check_settings(settings["autoencoder"], is_pretrained=weights is not None)
         self._guides_by_classifiers = needs_classifiers(settings["guidance"]["guidance"])
         self._selects_by_scores = read_keep_top(settings["selection"]["keep_top"]) is not None
-        setup = self.registry_["setup_args"]
-        self.batch_key: str | None = setup["batch_key"]
-        self.condition_keys: list[str] = list(setup["condition_keys"] or [])
-        self.continuous_condition_keys: list[str] = list(setup["continuous_condition_keys"] or [])
         # Conditions that the autoencoder is told too, and that no cell can be drawn without.
         batch = [self.batch_key] if self.batch_key else []
         self.covariate_keys: list[str] = list(settings["autoencoder"].get("covariates", batch))
@@ -175,15 +188,16 @@ class SCDiffusion(
                 settings["autoencoder"] |= found
                 overrides |= found
         n_categories = [len(names) for names in categories.values()]
+        sizes = sizes_of(self.modalities) if self._is_multimodal else {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng)
             self.module = SCDiffusionModule(
-                self.summary_stats.n_vars,
+                sum(len(modality.features) for modality in self.modalities.values()),
                 n_categories,
                 len(self.continuous_condition_keys),
                 n_categories[-1] if self.batch_key else 0,
-                setup["values"],
-                autoencoder_settings=arguments_of(settings["autoencoder"]),
+                self._values,
+                autoencoder_settings=arguments_of(settings["autoencoder"]) | sizes,
                 process_settings=settings["process"],
                 condition_settings=arguments_of(settings["condition_encoder"]),
                 denoiser_settings=arguments_of(settings["denoiser"]),
@@ -192,7 +206,7 @@ class SCDiffusion(
         conditions = self.module.denoiser.condition_encoder
         if registry is None and isinstance(conditions, MeanExpressionConditions):
             codes = self._registered_conditions().codes
-            set_profiles(conditions, self._expression(), setup["values"], codes, categories)
+            set_profiles(conditions, self._expression(), self._values, codes, categories)
         if registry is None and self.batch_key and not conditions.sees_conditions:
             warnings.warn(
                 f"The denoiser sees no conditions, nor the batch: latents will not differ by {self.batch_key!r}. Name it "
@@ -215,16 +229,15 @@ class SCDiffusion(
         pretrained = None  # a saved model has the weights, and may be loaded where the directory is not
         self.init_params_ = self._get_init_params(locals())
 
-    def _describe(self, adata: AnnData, categories: dict[str, np.ndarray]) -> None:
+    def _describe(self, adata: AnnData | MuData, categories: dict[str, np.ndarray]) -> None:
         """Keep what generating needs to know of the cells."""
         codes, values = self._registered_conditions()
         composition = TrainingComposition.from_codes(categories, codes, self.continuous_condition_keys, values)
         self.composition_ = composition.to_dict()
-        self.ordered_keys_ = [key for key in categories if getattr(adata.obs[key].dtype, "ordered", False)]
-        self.var_ = adata.var.copy()
-        stored = adata.obsm.get(Key.POSTERIORS)
-        library = [block.sum(1) for block in self._expression().blocks()] if stored is None else [np.exp(stored[:, -1])]
-        self.library_range_ = [float(min(map(np.min, library))), float(max(map(np.max, library)))]
+        self.ordered_keys_ = [key for key in categories if getattr(self._obs_of(adata)[key].dtype, "ordered", False)]
+        self._describe_modalities(adata)
+        library = self._library_sizes(adata)
+        self.library_range_ = [library.min(0).tolist(), library.max(0).tolist()]
 
     @classmethod
     def setup_anndata(
@@ -236,6 +249,7 @@ class SCDiffusion(
         batch_key: str | None = None,
         continuous_condition_keys: str | Sequence[str] | None = None,
         values: str = COUNTS,
+        protein_obsm_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register the expression and conditions of an AnnData, after checking that they can be learned from.
@@ -259,6 +273,9 @@ class SCDiffusion(
         values
             What the expression is: raw `"counts"`, which every preset takes, or `"log-normalised"` expression, the
             `log1p` of counts per 10,000, which the papers' presets take too.
+        protein_obsm_key
+            Name in `obsm` of raw protein counts of the same cells, an array or a data frame by protein. Cells are then
+            generated with both; see :meth:`setup_mudata` for several modalities in a MuData.
         **kwargs
             Used by scvi-tools when fields are transferred.
 
@@ -271,7 +288,7 @@ class SCDiffusion(
         ------
         ValueError
             If the data cannot be used: not the values that were said, cells without any, too few cells, missing columns
-            or categories, continuous conditions that are not finite numbers. The message says what to type instead.
+            or categories, continuous conditions that are not finite numbers, proteins that are not counts. The message says what to type instead.
 
         Examples
         --------
@@ -285,6 +302,8 @@ class SCDiffusion(
         if not is_transfer:
             condition_keys = check_anndata(adata, layer, condition_keys, batch_key, values)
             continuous_condition_keys = check_continuous(adata, continuous_condition_keys, [*condition_keys, *batch])
+            if protein_obsm_key is not None:
+                check_protein(adata, protein_obsm_key, values)
         condition_keys, continuous_condition_keys = list(condition_keys or []), list(continuous_condition_keys or [])
         setup_method_args = cls._get_setup_method_args(
             cls=cls,
@@ -294,12 +313,15 @@ class SCDiffusion(
             batch_key=batch_key,
             continuous_condition_keys=continuous_condition_keys,
             values=values,
+            protein_obsm_key=protein_obsm_key,
         )
         fields = [
             ExpressionField(Key.EXPRESSION, layer, values),
             CategoricalJointObsField(Key.CONDITIONS, [*condition_keys, *batch]),
             NumericalJointObsField(Key.CONTINUOUS, continuous_condition_keys),
         ]
+        if protein_obsm_key is not None:
+            fields.append(ObsmField(Key.of_modality("protein"), protein_obsm_key, correct_data_format=False))
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -343,14 +365,12 @@ class SCDiffusion(
         """Codes of what cells are generated by, `(n_cells, n_keys)`: the batch, which the decoder is told, left out."""
         return self._registered_conditions().codes[:, : len(self.condition_keys)]
 
-    def _expression(self, manager: AnnDataManager | None = None) -> Expression:
-        """Registered expression, `(n_cells, n_genes)`."""
-        return expression_source((manager or self.adata_manager).get_from_registry(Key.EXPRESSION))
-
     def _sample(self, rng: np.random.Generator, cells: np.ndarray | None = None) -> np.ndarray:
         """Of all cells or some, as many as statistics need, sorted."""
         cells = np.arange(self.adata.n_obs) if cells is None else cells
         return cells if len(cells) <= _MOST_SAMPLED else np.sort(rng.choice(cells, _MOST_SAMPLED, replace=False))
 
-    def _validate_anndata(self, adata: AnnData | AnnCollection | None = None, copy_if_view: bool = True) -> AnnData:
+    def _validate_anndata(
+        self, adata: AnnData | MuData | AnnCollection | None = None, copy_if_view: bool = True
+    ) -> AnnData | MuData:
         return super()._validate_anndata(as_anndata(adata), copy_if_view)

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from scdiffusion.autoencoders import COUNTS
 from scdiffusion.model._conditions import OBSERVED
 from scdiffusion.model._constants import Key
 from scdiffusion.model._module import SCDiffusionModule
@@ -118,7 +119,7 @@ class ScoringMixin:
         told = self._covariates(self._registered_conditions())
         real = self._scored_features(self._expression().take(cells), None if told is None else told[cells])
         told = self._observed_covariates(generated.obs, seeds)
-        drawn = self._scored_features(generated.X, told, generated.obsm[Key.LATENT])
+        drawn = self._scored_features(self._generated_expression(generated), told, generated.obsm[Key.LATENT])
         n_real, n_drawn = len(train), n_per_real * len(train)
         loader = LabelledLoader(real[:n_real], drawn[:n_drawn], batch_size, rng)
         validation = [labelled(real[n_real:], drawn[n_drawn:])] if len(held_out) else None
@@ -167,14 +168,16 @@ class ScoringMixin:
         latents
             Those that generated cells were decoded from.
         """
-        if latents is not None and not self.module.n_library:
+        if latents is not None and self.module.autoencoder.likelihood.values != COUNTS and not self.module.n_library:
             return torch.from_numpy(latents)  # their expression is the decoder's mean, and says no more
         expression = sp.csr_matrix(expression, dtype=np.float32)
         mean, _, log_library = self._posteriors(expression_source(expression), covariates)
         device = self.module.feature_mean.device
         features = [self.module.standardise(mean.to(device), log_library.to(device)).cpu()]
         if self.module.n_library:
-            features.append(torch.from_numpy(np.log1p(np.diff(expression.indptr))).float()[:, None])
+            parts = [expression[:, columns] for modality, columns in self._columns() if modality.has_library_size]
+            n_detected = np.column_stack([np.diff(part.indptr) for part in parts])  # (n_cells, n_library)
+            features.append(torch.from_numpy(np.log1p(n_detected)).float())
         return torch.cat(features, 1).nan_to_num()  # a cell without counts has no log library size
 
     @torch.inference_mode()

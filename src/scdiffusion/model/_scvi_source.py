@@ -246,7 +246,7 @@ def _check_class(name: str, package: str = "scvi.") -> str:
 def _check_genes(adata: AnnData | MuData, registry: Mapping[str, Any]) -> None:
     genes = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"]
     remedy = "adata = adata[:, list(model.get_var_names())].copy(), model being the scvi-tools model."
-    check_genes(_rna(adata, registry), [str(gene) for gene in genes], remedy)
+    check_genes(_rna(adata, registry).var_names.astype(str), [str(gene) for gene in genes], remedy)
 
 
 def _rna(adata: AnnData | MuData, registry: Mapping[str, Any]) -> AnnData:

@@ -325,7 +325,8 @@ class TrainingMixin:
         """Means and log-variances of the latents of all cells, and their log library sizes, on the CPU."""
         n_cells, n_latent = expression.shape[0], self.module.autoencoder.n_latent
         with torch.inference_mode(False):
-            mean, log_variance, log_library = (torch.empty(n_cells, n) for n in (n_latent, n_latent, 1))
+            widths = n_latent, n_latent, self.module.n_library
+            mean, log_variance, log_library = (torch.empty(n_cells, n) for n in widths)
         start = 0
         for block in expression.blocks():
             for first in range(0, block.shape[0], _ENCODING_BLOCK):
@@ -333,9 +334,9 @@ class TrainingMixin:
                 cells = slice(start, start + len(x))
                 posterior = self.module.inference(x, None if covariates is None else covariates[cells].to(self.device))
                 mean[cells], log_variance[cells] = posterior["mean"], posterior["log_variance"]
-                log_library[cells] = posterior["library_size"].log()[:, None]
+                log_library[cells] = posterior["library_size"].log()
                 start += len(x)
-        return mean, log_variance, log_library[:, : self.module.n_library]
+        return mean, log_variance, log_library
 
 
 def default_n_steps(n_cells: int) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from mudata import MuData
 from torch import Tensor
 
 from scdiffusion._registry import Registry
@@ -19,6 +20,7 @@ from scdiffusion.model._combinations import CombinationMeans
 from scdiffusion.model._composition import Plan, unique_rows
 from scdiffusion.model._conditions import fill_from_training, read_conditions
 from scdiffusion.model._constants import Key
+from scdiffusion.model._latents import LibrarySize
 from scdiffusion.model._messages import did_you_mean, name_some
 
 from ._interpolation._base import check_level
@@ -44,7 +46,7 @@ class Change:
     source, target
         What the cells are, and are to be.
     features
-        The cells as the diffusion sees them: standardised latents and log library size, `(n_cells, n_latent + 1)`.
+        The cells as the diffusion sees them: standardised latents and log library sizes, `(n_cells, n_features)`.
     denoise
         `denoise(level)` noises the features to a level and denoises them under the target's conditions.
     """
@@ -62,7 +64,7 @@ class Counterfactual(ABC):
 
     @abstractmethod
     def features(self, change: Change) -> Tensor:
-        """Latents and log library size under the new conditions, standardised, `(n_cells, n_latent + 1)`."""
+        """Latents and log library sizes under the new conditions, standardised, `(n_cells, n_features)`."""
 
 
 @counterfactuals.register("shift")
@@ -130,16 +132,16 @@ class RefinedCounterfactual(Counterfactual):
 
 def counterfactual(
     model: SCDiffusion,
-    adata: AnnData,
+    adata: AnnData | MuData,
     obs_conditions: Mapping[str, Any],
     *,
     method: str | Counterfactual = "shift",
-    library_size: float | Sequence[float] | None = None,
+    library_size: LibrarySize = None,
     sampler: str | Sampler | None = None,
     n_steps: int | None = None,
     rng: int | np.random.Generator | None = None,
     **settings: Any,
-) -> AnnData:
+) -> AnnData | MuData:
     """Generate what cells would be under other conditions.
 
     Parameters
@@ -159,7 +161,7 @@ def counterfactual(
           condition that is to change included.
         - a :class:`~scdiffusion.tl.Counterfactual`.
     library_size
-        Expected total counts, for all cells or per cell. By default that of the cell, changed with it.
+        As for :meth:`~scdiffusion.SCDiffusion.generate`. By default that of the cell, changed with it.
     sampler, n_steps
         As for :meth:`~scdiffusion.SCDiffusion.generate`; only `"refined"` samples.
     rng
@@ -169,7 +171,7 @@ def counterfactual(
 
     Returns
     -------
-    :class:`~anndata.AnnData` as :meth:`~scdiffusion.SCDiffusion.generate` returns it, one cell per cell of `adata` in the
+    Cells as :meth:`~scdiffusion.SCDiffusion.generate` returns them, one per cell of `adata` in the
     same order and of the same name, with `obs["start_cell"]`, the name, and for each key that changes
     `obs["start_<key>"]`, what the cell is in `adata`.
 
@@ -217,18 +219,15 @@ def counterfactual(
     told = None if told is None else told.to(model.device)
     expression = model._draw_expression(features, told, model._generator(seeds), library)
     before = {f"start_{key}": known[key].to_numpy() for key in keys if key in known}
-    return AnnData(
+    return model._annotate(
         expression,
-        obs=model._obs(target).set_axis(cells.obs_names).assign(start_cell=cells.obs_names, **before),
-        var=model.var_.copy(),
-        obsm={Key.LATENT: model.module.split(features)[0].cpu().numpy()},
-        uns={
-            Key.PROVENANCE: {
-                **model._sampling_provenance(sampler, n_steps, rng),
-                "method": name,
-                **settings_of(method),
-                "library_size": model._library_provenance(library),
-            }
+        model._obs(target).set_axis(cells.obs_names).assign(start_cell=cells.obs_names, **before),
+        {Key.LATENT: model.module.split(features)[0].cpu().numpy()},
+        {
+            **model._sampling_provenance(sampler, n_steps, rng),
+            "method": name,
+            **settings_of(method),
+            "library_size": model._library_provenance(library),
         },
     )
 

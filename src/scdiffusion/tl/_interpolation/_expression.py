@@ -24,7 +24,7 @@ class ExpressionInterpolation(Interpolation):
     def counts(
         self, leg: Leg, weight: float, covariates: Tensor | None, generator: torch.Generator
     ) -> tuple[sp.csr_matrix, None]:
-        if leg.model.registry_["setup_args"]["values"] != COUNTS:
+        if leg.model._values != COUNTS:
             return (1 - weight) * leg.start + weight * leg.end, None
         seed = torch.randint(2**62, (), generator=generator, device=generator.device)
         rng = np.random.default_rng(int(seed))

@@ -187,19 +187,16 @@ def interpolate(
         obs.append(frame.set_axis([f"{name}_state_{state}" for name in names]))
 
     obsm = {} if latents[0] is None else {Key.LATENT: model.module.split(torch.cat(latents))[0].cpu().numpy()}
-    return AnnData(
+    return model._annotate(
         sp.vstack(blocks, format="csr"),
-        obs=pd.concat(obs),
-        var=model.var_.copy(),
-        obsm=obsm,
-        uns={
-            Key.PROVENANCE: {
-                **model._sampling_provenance(sampler, n_steps, rng),
-                "key": key,
-                "states": [str(stop) for stop in stops],
-                "method": name,
-                **settings_of(method),
-                **({"values": model.registry_["setup_args"]["values"]} if latents[0] is None else {}),
-            }
+        pd.concat(obs),
+        obsm,
+        {
+            **model._sampling_provenance(sampler, n_steps, rng),
+            "key": key,
+            "states": [str(stop) for stop in stops],
+            "method": name,
+            **settings_of(method),
+            **({"values": model._values} if latents[0] is None else {}),
         },
     )

@@ -1,0 +1,98 @@
+"""Likelihood of several modalities: each has its own, of its own columns and library size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ._base import COUNTS, Likelihood
+from ._likelihoods import CountLikelihood, CountParameters
+
+
+@dataclass
+class JointParameters:
+    """Parameters of every modality, in the order of the columns.
+
+    Attributes
+    ----------
+    parts
+        Of each modality, `(n_cells, n_features)`.
+    """
+
+    parts: tuple[CountParameters, ...]
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected counts, `(n_cells, n_genes)`, all modalities side by side."""
+        return torch.cat([part.mean for part in self.parts], dim=1)
+
+    def head(self, n_cells: int) -> JointParameters:
+        """The parameters of the first cells."""
+        return JointParameters(tuple(part.head(n_cells) for part in self.parts))
+
+
+class JointLikelihood(Likelihood):
+    """Counts of several modalities side by side, independent given the parameters.
+
+    Parameters
+    ----------
+    likelihoods
+        One for each modality.
+    n_features
+        Number of columns of each modality.
+    """
+
+    values, dtype = COUNTS, torch.int32
+
+    def __init__(self, likelihoods: Sequence[CountLikelihood], n_features: Sequence[int]) -> None:
+        stops = torch.tensor([0, *n_features]).cumsum(0).tolist()
+        columns = [slice(start, stop) for start, stop in zip(stops, stops[1:], strict=False)]
+        self.members = tuple(zip(columns, likelihoods, strict=True))
+        self.has_library_size = any(member.has_library_size for member in likelihoods)
+        self.has_dispersion = any(member.has_dispersion for member in likelihoods)
+        self.has_zero_inflation = any(member.has_zero_inflation for member in likelihoods)
+
+    @property
+    def n_library(self) -> int:
+        """Number of library sizes of a cell: one for each modality that has one."""
+        return sum(member.has_library_size for _, member in self.members)
+
+    def library_size(self, expression: Tensor) -> Tensor:
+        """Total counts of cells in each modality that has a library size, `(n_cells, n_library)`."""
+        sizes = [expression[:, columns].sum(1) for columns, member in self.members if member.has_library_size]
+        return torch.stack(sizes, dim=1) if sizes else expression.new_empty((len(expression), 0))
+
+    def split(self, p: CountParameters) -> JointParameters:
+        """Parameters of all columns as those of each modality, without what its likelihood does not use."""
+        parts = []
+        for columns, member in self.members:
+            parts.append(
+                replace(
+                    p,
+                    log_rate=p.log_rate[:, columns],
+                    log_dispersion=p.log_dispersion[:, columns] if member.has_dispersion else None,
+                    zero_logits=p.zero_logits[:, columns] if member.has_zero_inflation else None,
+                )
+            )
+        return JointParameters(tuple(parts))
+
+    def log_prob(self, rows: Tensor, columns: Tensor, values: Tensor, p: JointParameters) -> Tensor:
+        """Log-likelihood of sparse counts, `(n_cells,)`."""
+        total = torch.zeros(())
+        for (own, member), part in zip(self.members, p.parts, strict=True):
+            here = (columns >= own.start) & (columns < own.stop)
+            total = total + member.log_prob(rows[here], columns[here] - own.start, values[here], part)
+        return total
+
+    def draw(self, p: JointParameters, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw counts of all modalities, as sorted non-zero entries."""
+        drawn = []
+        for (own, member), part in zip(self.members, p.parts, strict=True):
+            rows, columns, values = member.draw(part, generator)
+            drawn.append((rows, columns + own.start, values))
+        rows, columns, values = (torch.cat(entries) for entries in zip(*drawn, strict=True))
+        order = rows.argsort(stable=True)  # columns are in order within each modality
+        return rows[order], columns[order], values[order]

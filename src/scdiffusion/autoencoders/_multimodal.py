@@ -1,0 +1,165 @@
+"""Several modalities of the same cells in joint latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from ._base import COUNTS, autoencoders
+from ._components import LinearMap, count_components, fit_components
+from ._counts import CountAutoencoder
+from ._joint import JointLikelihood, JointParameters
+from ._likelihoods import likelihoods
+
+#: Likelihood of each kind of modality, unless another is asked for.
+MODALITIES = {"rna": "nb", "protein": "nb", "atac": "poisson"}
+_MOST_PANEL_LATENTS = 50
+
+
+@autoencoders.register("multimodal")
+class MultimodalAutoencoder(CountAutoencoder):
+    r"""Variational autoencoder of several modalities, which share their latents.
+
+    As :class:`CountAutoencoder`, but that the encoder's linear map holds the components of each modality, side by side.
+    The posterior's width, the decoder's regression and its network see the latents of all modalities: what one says of
+    a cell helps to decode the others.
+
+    Counts of RNA and ATAC have mean :math:`\ell_m \cdot \mathrm{softmax}(f_m(z))`, each with a library size of its own.
+    Those of a protein panel have mean :math:`\exp(f_m(z))`: their total is that of the few proteins a cell has most of,
+    and no measure of how deeply it was sequenced, so that dividing by it would spread these over all others.
+
+    Parameters
+    ----------
+    n_genes
+        Number of features of all modalities together.
+    n_features
+        Number of features of each modality, by name, in the order of the columns.
+    kinds
+        Kind of each modality, `"rna"`, `"protein"` or `"atac"`, by name.
+    n_latent
+        Number of latent dimensions of each modality, by name.
+    likelihood
+        Likelihood of each modality, by name, as for :class:`CountAutoencoder`.
+    n_discriminant
+        How many latents of a modality start as discriminants of each condition key, by name; by default none.
+    n_hidden, n_layers, dispersion, n_batches, dropout, values
+        As for :class:`CountAutoencoder`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> autoencoder = MultimodalAutoencoder(
+    ...     n_genes=110,
+    ...     n_features={"rna": 100, "adt": 10},
+    ...     kinds={"rna": "rna", "adt": "protein"},
+    ...     n_latent={"rna": 5, "adt": 10},
+    ...     likelihood={"rna": "nb", "adt": "nb"},
+    ... )
+    >>> autoencoder.encode(torch.ones(4, 110))[0].shape
+    torch.Size([4, 15])
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_features: Mapping[str, int],
+        kinds: Mapping[str, str],
+        n_latent: Mapping[str, int],
+        likelihood: Mapping[str, str],
+        n_hidden: int = 256,
+        n_layers: int = 1,
+        dispersion: str = "gene",
+        n_batches: int = 0,
+        dropout: float = 0.3,
+        n_discriminant: Mapping[str, Sequence[int]] | None = None,
+        values: str = COUNTS,
+    ) -> None:
+        is_panel = {name: kinds[name] == "protein" for name in n_features}
+        for argument, given in (("n_latent", n_latent), ("likelihood", likelihood)):
+            if not isinstance(given, Mapping) or set(given) != set(n_features):
+                example = dict.fromkeys(n_features, "nb" if argument == "likelihood" else 10)
+                raise ValueError(f"{argument} must name every modality, e.g. {argument}={example}; got {given!r}.")
+        members = [likelihoods.resolve(likelihood[name], has_library_size=not is_panel[name]) for name in n_features]
+        super().__init__(
+            n_genes,
+            sum(n_latent.values()),
+            n_hidden,
+            n_layers,
+            JointLikelihood(members, list(n_features.values())),
+            dispersion,
+            n_batches,
+            dropout,
+            values=values,
+        )
+        n_discriminant = n_discriminant or {}
+        self.shares = [(n_latent[name], tuple(n_discriminant.get(name, ()))) for name in n_features]
+
+    def _fit_components(self, counts: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> LinearMap:
+        maps, is_squashed = [], []
+        for (columns, member), (n_latent, n_discriminant) in zip(self.likelihood.members, self.shares, strict=True):
+            part = counts[:, columns]
+            maps.append(
+                fit_components(part, labels, n_latent - sum(n_discriminant), n_discriminant, rng)
+                if member.has_library_size
+                else _panel_components(part, n_latent)
+            )
+            is_squashed += [member.has_library_size] * len(maps[-1].offset)
+        self.is_squashed[: len(is_squashed)] = torch.tensor(is_squashed)
+        weights = scipy.linalg.block_diag(*(fitted.weights for fitted in maps))
+        return LinearMap(weights, np.concatenate([fitted.offset for fitted in maps]))
+
+    def parameters_of(self, latents: Tensor, library_size: Tensor, batch: Tensor | None = None) -> JointParameters:
+        """Parameters of the counts' distribution in each modality; `library_size` is `(n_cells, n_library)`."""
+        return self.likelihood.split(super().parameters_of(latents, library_size, batch))
+
+
+def _panel_components(counts: sp.csr_matrix, n_components: int) -> LinearMap:
+    """Principal components of `log1p` counts, of unit variance. With all of them, nothing of the panel is lost."""
+    x = counts.log1p().toarray()
+    pca = PCA(min(n_components, *x.shape), svd_solver="full").fit(x)
+    axes = pca.components_.T / np.sqrt(pca.explained_variance_)
+    return LinearMap(axes.astype(np.float32), pca.mean_ @ axes)
+
+
+def count_latents(
+    counts: sp.csr_matrix,
+    labels: np.ndarray,
+    n_features: Mapping[str, int],
+    kinds: Mapping[str, str],
+    rng: np.random.Generator,
+) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """How many latents each modality gets, by name: those of RNA and ATAC as :func:`count_components` finds.
+
+    Next to nothing of a component of proteins is noise, as these are counted in their hundreds: a panel keeps all of
+    them, up to 50.
+
+    Parameters
+    ----------
+    counts
+        Of all modalities, `(n_cells, n_genes)`.
+    labels
+        Category codes, `(n_cells, n_keys)`.
+    n_features, kinds
+        Number of features and kind (`"rna"`, `"protein"`, `"atac"`) of each modality, in the order of the columns.
+    rng
+        Splits the cells.
+
+    Returns
+    -------
+    The number of latents, and how many of them are discriminants of each condition key.
+    """
+    n_latent, n_discriminant, start = {}, {}, 0
+    for name, n in n_features.items():
+        if kinds[name] == "protein":
+            n_latent[name], n_discriminant[name] = min(n, _MOST_PANEL_LATENTS), []
+        else:
+            n_principal, found = count_components(counts[:, start : start + n], labels, rng)
+            n_latent[name], n_discriminant[name] = n_principal + sum(found), list(found)
+        start += n
+    return n_latent, n_discriminant

@@ -1,0 +1,76 @@
+"""Settings of a model of several modalities: what is left out is chosen by the kind of each, or from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scdiffusion.autoencoders import MODALITIES, count_latents
+from scdiffusion.model._messages import did_you_mean
+
+if TYPE_CHECKING:
+    from scdiffusion.model._modalities import Modality
+
+
+def choose_autoencoder(preset: str | None, overrides: dict[str, Any], modalities: Mapping[str, Modality]) -> None:
+    """Add the autoencoder of several modalities, and their likelihoods, to what the user overrides.
+
+    Raises
+    ------
+    ValueError
+        If what is asked for is there for RNA alone, or a modality does not exist.
+    """
+    asked = {"preset": preset, "autoencoder": overrides.get("autoencoder", "multimodal")}
+    asked["condition_encoder"] = overrides.get("condition_encoder")
+    for name, of_rna in (("preset", preset is not None), ("autoencoder", asked["autoencoder"] != "multimodal"),
+                         ("condition_encoder", asked["condition_encoder"] == "mean_expression")):  # fmt: skip
+        if of_rna:
+            raise ValueError(
+                f"{name}={asked[name]!r} is for models of RNA alone, but the data has {', '.join(modalities)}. Leave it "
+                f"out, or set up an AnnData of the RNA."
+            )
+    overrides["autoencoder"] = "multimodal"
+    likelihood = {name: MODALITIES[modality.kind] for name, modality in modalities.items()}
+    overrides["likelihood"] = likelihood | _given(overrides, "likelihood", modalities)
+
+
+def add_n_latent(
+    overrides: dict[str, Any],
+    modalities: Mapping[str, Modality],
+    expression: sp.csr_matrix,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Add the number of latents of those modalities that the user gives none for, as the data calls for."""
+    given = _given(overrides, "n_latent", modalities)
+    if set(given) == set(modalities):
+        return
+    sizes, kinds = sizes_of(modalities).values()
+    n_latent, n_discriminant = count_latents(expression, labels, sizes, kinds, rng)
+    overrides["n_latent"] = n_latent | given
+    overrides["n_discriminant"] = n_discriminant | dict.fromkeys(given, [])
+
+
+def sizes_of(modalities: Mapping[str, Modality]) -> dict[str, dict[str, Any]]:
+    """What the autoencoder must know of the modalities."""
+    return {
+        "n_features": {name: len(modality.features) for name, modality in modalities.items()},
+        "kinds": {name: modality.kind for name, modality in modalities.items()},
+    }
+
+
+def _given(overrides: Mapping[str, Any], setting: str, modalities: Mapping[str, Modality]) -> dict[str, Any]:
+    given = overrides.get(setting) or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"{setting} must be a dict by modality, e.g. {setting}={dict.fromkeys(modalities, given)}; got {given!r}."
+        )
+    for name in given:
+        if name not in modalities:
+            raise ValueError(
+                f"{setting} names {name!r}, which is no modality of the data.{did_you_mean(name, modalities)}"
+            )
+    return dict(given)
