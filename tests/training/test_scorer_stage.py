@@ -1,14 +1,14 @@
 import torch
 
 from scdiffusion.networks import Scorer
-from scdiffusion.training import LabelledLoader, ScorerStage, fit_stage, labelled
+from scdiffusion.training import FixedLabelled, LabelledLoader, ScorerStage, fit_stage
 
 
 def test_scores_become_the_log_ratio_of_the_densities():
     torch.manual_seed(0)
     real, generated = torch.randn(4000, 2), torch.randn(8000, 2) - torch.tensor([1.0, 0])
     stage = ScorerStage(Scorer(2, n_hidden=32), real_share=1 / 3, lr=1e-2, weight_decay=1e-3)
-    train, held_out = LabelledLoader(real[:3000], generated[:6000], 256), [labelled(real[3000:], generated[6000:])]
+    train, held_out = LabelledLoader(real[:3000], generated[:6000], 256), FixedLabelled(real[3000:], generated[6000:])
     history = fit_stage(stage, train, held_out, max_epochs=8, patience=5, accelerator="cpu", progress=False)
     x = torch.tensor([[-1.0, 0], [-0.5, 1], [0, -1], [0.5, 0]])
     with torch.no_grad():
@@ -21,5 +21,5 @@ def test_an_epoch_is_every_cell_once():
     batches = list(loader)
     assert len(batches) == len(loader) == 3
     features, is_real = (torch.cat(part) for part in zip(*batches, strict=True))
-    assert sorted(features.flatten().tolist()) == list(range(12)) and not torch.equal(features, loader.cells[0])
+    assert sorted(features.flatten().tolist()) == list(range(12)) and not torch.equal(features, loader.cells.features)
     assert torch.equal(features.flatten() < 7, is_real.bool())

@@ -17,7 +17,7 @@ from scdiffusion.model._conditions import OBSERVED
 from scdiffusion.model._constants import Key
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._selection import KEEP_ALL
-from scdiffusion.training import LabelledLoader, ScorerStage, auto_precision, expression_source, labelled
+from scdiffusion.training import FixedLabelled, LabelledLoader, ScorerStage, auto_precision, expression_source
 
 _EPOCHS = 100
 
@@ -122,7 +122,7 @@ class ScoringMixin:
         drawn = self._scored_features(self._generated_expression(generated), told, generated.obsm[Key.LATENT])
         n_real, n_drawn = len(train), n_per_real * len(train)
         loader = LabelledLoader(real[:n_real], drawn[:n_drawn], batch_size, rng)
-        validation = [labelled(real[n_real:], drawn[n_drawn:])] if len(held_out) else None
+        validation = FixedLabelled(real[n_real:], drawn[n_drawn:]) if len(held_out) else None
         with self._training_session(accelerator, devices, rng):
             scorer = self.module.add_scorer(**network)
             scorer.set_standardisation(real[:n_real])

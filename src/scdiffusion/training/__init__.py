@@ -3,7 +3,7 @@
 from ._distributed import is_distributed, synchronise
 from ._expression import Expression, InMemoryExpression, OnDiskExpression, expression_source, row_blocks
 from ._fit import auto_precision, fit_stage
-from ._loaders import ExpressionLoader, FixedExpression, FixedLatents, LabelledLoader, LatentLoader, labelled
+from ._loaders import ExpressionLoader, FixedExpression, FixedLabelled, FixedLatents, LabelledLoader, LatentLoader
 from ._scorer_stage import ScorerStage
 from ._stages import LR_DECAYS, AutoencoderStage, ClassifierStage, DiffusionStage, Stage
 
@@ -15,6 +15,7 @@ __all__ = [
     "Expression",
     "ExpressionLoader",
     "FixedExpression",
+    "FixedLabelled",
     "FixedLatents",
     "InMemoryExpression",
     "LabelledLoader",
@@ -26,7 +27,6 @@ __all__ = [
     "expression_source",
     "fit_stage",
     "is_distributed",
-    "labelled",
     "row_blocks",
     "synchronise",
 ]

@@ -234,31 +234,46 @@ class FixedLatents:
         yield self.tensors
 
 
-class LabelledLoader(RandomLoader):
-    """Minibatches of features of real cells, labelled 1, and of generated ones, labelled 0.
+class FixedLabelled:
+    """Features of real cells, labelled 1, and of generated ones, labelled 0, all in one minibatch.
 
     Parameters
     ----------
     real, generated
         `(n_real, n_features)` and `(n_generated, n_features)`.
+    """
+
+    def __init__(self, real: Tensor, generated: Tensor) -> None:
+        self.features = torch.cat([real, generated])
+        self.is_real = torch.cat([torch.ones(len(real)), torch.zeros(len(generated))])
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.features, self.is_real
+
+
+class LabelledLoader(RandomLoader):
+    """The same in random minibatches, of which those of an epoch hold each cell once.
+
+    Parameters
+    ----------
+    real, generated
+        As for :class:`FixedLabelled`.
     batch_size, rng
         As for :class:`RandomLoader`.
     """
 
     def __init__(self, real: Tensor, generated: Tensor, batch_size: int, rng: int = 0) -> None:
         super().__init__(batch_size, rng)
-        self.cells = labelled(real, generated)
+        self.cells = FixedLabelled(real, generated)
         self._order = np.random.default_rng(rng)
 
     def __len__(self) -> int:
-        return self._n_batches(len(self.cells[0]))
+        return self._n_batches(len(self.cells.features))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.from_numpy(self._order.permutation(len(self.cells[0]))[self._own])
+        order = torch.from_numpy(self._order.permutation(len(self.cells.features))[self._own])
         for chosen in order.split(self.batch_size)[: len(self)]:
-            yield tuple(part[chosen] for part in self.cells)
-
-
-def labelled(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of real and generated cells, one after the other, and 1 for the real, 0 for the generated."""
-    return torch.cat([real, generated]), torch.cat([torch.ones(len(real)), torch.zeros(len(generated))])
+            yield self.cells.features[chosen], self.cells.is_real[chosen]
