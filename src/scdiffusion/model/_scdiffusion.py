@@ -275,7 +275,8 @@ class SCDiffusion(
             `log1p` of counts per 10,000, which the papers' presets take too.
         protein_obsm_key
             Name in `obsm` of raw protein counts of the same cells, an array or a data frame by protein. Cells are then
-            generated with both; see :meth:`setup_mudata` for several modalities in a MuData.
+            generated with both, and expression that lies in a file is loaded. See :meth:`setup_mudata` for several
+            modalities in a MuData.
         **kwargs
             Used by scvi-tools when fields are transferred.
 
@@ -288,7 +289,8 @@ class SCDiffusion(
         ------
         ValueError
             If the data cannot be used: not the values that were said, cells without any, too few cells, missing columns
-            or categories, continuous conditions that are not finite numbers, proteins that are not counts. The message says what to type instead.
+            or categories, continuous conditions that are not finite numbers, proteins that are not counts. The message
+            says what to type instead.
 
         Examples
         --------

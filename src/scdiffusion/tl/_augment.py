@@ -65,12 +65,14 @@ def augment(
     - `X` and `layers`: of synthetic cells counts where the matrix holds the counts that the model was trained on, and
       log-normalised counts, to the same total, where it holds these log-normalised; NaN elsewhere, as in scaled
       expression.
-    - `obsm`: NaN for synthetic cells but for `"X_scdiffusion"`.
+    - `obsm`: NaN for synthetic cells but for `"X_scdiffusion"` and what the model generates there.
     - `var`, `varm` and `uns`: as they were; `uns["scdiffusion"]`: how the synthetic cells were generated. `raw` and
       `obsp` are left out.
 
     Raises
     ------
+    TypeError
+        If `adata` is a MuData.
     ValueError
         If the model has no such condition, a category is unknown to it or has more cells than its target, genes differ,
         or no matrix of `adata` holds what the model generates.
@@ -87,6 +89,11 @@ def augment(
     {True: 27, False: 13}
     """
     model._require_trained("augment")
+    if not isinstance(adata, AnnData):
+        raise TypeError(
+            f"adata must be an AnnData, not {type(adata).__name__}. Of a MuData, generate what is missing, "
+            "cells = model.generate(obs_conditions=...), and join them: mudata.concat([mdata, cells])."
+        )
     composition = model.composition
     if key not in composition.categories:
         raise ValueError(f"The model has no categorical condition {key!r}.{did_you_mean(key, composition.categories)}")
@@ -120,11 +127,13 @@ def augment(
     columns |= dict(zip(composition.continuous, values.T, strict=True))
     drawn = model.generate(obs_conditions=pd.DataFrame(columns), rng=rng, **generate_kwargs)
 
+    drawn.obs_names = [f"synthetic_{adata.n_obs + i}" for i in range(drawn.n_obs)]
+
     expression = drawn[:, adata.var_names].X
     filled = {layer: _filled(recipes[layer], expression, matrix) for layer, matrix in matrices.items()}
     synthetic = AnnData(
         filled.pop(None),
-        obs=_obs(drawn.obs, adata.obs).set_axis([f"synthetic_{adata.n_obs + i}" for i in range(drawn.n_obs)]),
+        obs=_obs(drawn.obs, adata.obs),
         var=adata.var,
         layers=filled,
         obsm={name: drawn.obsm[name] for name in drawn.obsm if name in adata.obsm},
