@@ -118,6 +118,10 @@ def test_decode_is_scvis_normalised_expression(borrowed, scvi_model):
     with pytest.raises(ValueError, match="not told 'bulk_labels'. It is told: 'donor', 'phase', 'pct'"):
         borrowed.decode(decoded[:, :4], covariates={"bulk_labels": "CD34+"})
     assert borrowed.decode(np.empty((0, 4))).shape == (0, 100)
+    alone = borrowed.decode(
+        borrowed.get_latent_representation(indices=range(3)), library_size=1.0, batch="d2", covariates=asked
+    )
+    np.testing.assert_array_equal(alone, decoded[:3])
 
 
 def test_only_the_diffusion_is_trained(scvi_model):
