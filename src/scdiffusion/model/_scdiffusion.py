@@ -30,7 +30,7 @@ from scdiffusion.model._latents import LatentMixin
 from scdiffusion.model._modalities import ModalitiesMixin
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._mudata_checks import check_protein
-from scdiffusion.model._multimodal_settings import add_n_latent, choose_autoencoder, sizes_of
+from scdiffusion.model._multimodal_settings import add_n_latent, choose_preset, sizes_of
 from scdiffusion.model._presets import arguments_of, read_preset
 from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
 from scdiffusion.model._profiles import log_normalised, set_profiles
@@ -63,7 +63,8 @@ class SCDiffusion(
         Cells, registered with :meth:`setup_anndata` or, several modalities of them, with :meth:`setup_mudata`.
     preset
         Named configuration: None is our own, `"scdiffusion"` and `"scld"` are the papers'. It also sets how
-        :meth:`train` trains, and how :meth:`generate` samples and guides.
+        :meth:`train` trains, and how :meth:`generate` samples and guides. Several modalities have one of their own,
+        `"multimodal"`, which need not be named.
     pretrained
         Directory of a SCimilarity model (`encoder.ckpt`, `decoder.ckpt`, `gene_order.tsv`) to start the autoencoder of
         `preset="scdiffusion"` from. Layer sizes are read from it. Genes are matched by name; those that it does not
@@ -138,10 +139,9 @@ class SCDiffusion(
         if pretrained is not None:
             weights = read_pretrained(pretrained)
             add_sizes(overrides, weights)
-        if self._is_multimodal:
-            choose_autoencoder(preset, overrides, self.modalities)
-            if adata is not None:
-                add_n_latent(overrides, self.modalities, self._expression(), self._labels(), np.random.default_rng(rng))
+        preset = choose_preset(preset, overrides, self.modalities if self._is_multimodal else {})
+        if self._is_multimodal and adata is not None:
+            add_n_latent(overrides, self.modalities, self._expression(), self._labels(), np.random.default_rng(rng))
         self._settings = settings = read_preset(preset, overrides)
         if registry is None:
             check_settings(settings["autoencoder"], is_pretrained=weights is not None)
