@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import COUNTS, autoencoders
-from ._components import LinearMap, fit_components, subsample
-from ._glm import fit_dispersions, fit_means
+from ._components import LinearMap, subsample
 from ._likelihoods import CountLikelihood, CountParameters, likelihoods
+from ._scales import LibraryScale, Scale
 
 DISPERSIONS = ("gene", "gene-batch", "gene-cell")
 # Bounds of the share of a latent's variance that re-encoding a cell may add.
@@ -60,6 +61,8 @@ class CountAutoencoder(nn.Module):
         How many of the latents start as discriminants of each condition key; the others as principal components.
     values
         What it is given; only `"counts"` will do.
+    scales
+        How the counts of each member of the likelihood are read and given; by default as shares of a library size.
     """
 
     variational, encodes_covariates = True, False
@@ -76,6 +79,7 @@ class CountAutoencoder(nn.Module):
         dropout: float = 0.3,
         n_discriminant: Sequence[int] = (),
         values: str = COUNTS,
+        scales: Sequence[Scale] | None = None,
     ) -> None:
         super().__init__()
         if values != COUNTS:
@@ -114,7 +118,7 @@ class CountAutoencoder(nn.Module):
         if self.dispersion:
             n_rows = n_batches if self.dispersion == "gene-batch" else 1
             self.log_dispersion = nn.Parameter(torch.zeros(n_rows, n_genes))
-        self.register_buffer("input_scale", torch.full((self.likelihood.n_library,), 1e4))
+        self.scales = nn.ModuleList(scales or [LibraryScale()])
         self._zero_network_outputs()
 
     def _zero_network_outputs(self) -> None:
@@ -143,20 +147,22 @@ class CountAutoencoder(nn.Module):
             Chooses the cells where there are more than needed.
         """
         counts, labels = subsample(counts, labels, rng)
-        library = self._library_of(counts)
-        self.input_scale.copy_(torch.from_numpy(np.median(library, axis=0)))
-        components = self._fit_components(counts, labels, rng)
-        n_components = components.weights.shape[1]  # few cells may allow fewer than asked for
+        parts = [(scale, counts[:, columns]) for columns, _, scale in self._members()]
+        for scale, part in parts:
+            scale.fit(part)
+        maps = self._fit_components(parts, labels, rng)
+        weights = scipy.linalg.block_diag(*(components.weights.T for components in maps))
+        n_components = len(weights)  # few cells may allow fewer than asked for
         self.component_weights.zero_()
         self.component_offset.zero_()
-        self.component_weights[:n_components] = torch.from_numpy(components.weights.T)
-        self.component_offset[:n_components] = torch.from_numpy(components.offset)
+        self.component_weights[:n_components] = torch.from_numpy(weights)
+        self.component_offset[:n_components] = torch.from_numpy(np.hstack([components.offset for components in maps]))
+        is_share = [np.full(len(c.offset), scale.has_library_size) for c, (scale, _) in zip(maps, parts, strict=True)]
+        self.is_squashed[:n_components] = torch.from_numpy(np.hstack(is_share))
 
         scores = torch.cat([self._scores(self._normalised(x)) for x in _dense_blocks(counts)])
         known = scores.numpy()[:, :n_components]
-        coefficients = torch.cat(
-            [fit_means(counts[:, genes], size.numpy(), known) for genes, _, size in self._members(library)]
-        )
+        coefficients = torch.cat([scale.regress(part, known) for scale, part in parts])
         slopes = self.decoder_output.weight[:, self.decoder_input.out_features :]  # a view
         slopes.zero_()
         slopes[:, :n_components] = coefficients[:, 1:]
@@ -164,13 +170,17 @@ class CountAutoencoder(nn.Module):
         log_dispersion = self._fit_dispersions(counts, scores, None)
         if self.dispersion:
             self.log_dispersion.copy_(log_dispersion)
-        axes = self._leave_room_for_noise(library, scores, n_components, int(rng.integers(2**31)))
+        axes = self._leave_room_for_noise(counts, scores, n_components, int(rng.integers(2**31)))
         slopes[:, :n_components] = coefficients[:, 1:] @ torch.linalg.inv(axes).T
         self.calibrate(counts, None, rng)
 
-    def _fit_components(self, counts: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> LinearMap:
+    def _fit_components(
+        self, parts: Sequence[tuple[Scale, sp.csr_matrix]], labels: np.ndarray, rng: np.random.Generator
+    ) -> list[LinearMap]:
+        """Components of each member of the likelihood."""
+        ((scale, counts),) = parts
         n_principal = self.n_latent - sum(self.n_discriminant)
-        return fit_components(counts, labels, n_principal, self.n_discriminant, rng)
+        return [scale.fit_components(counts, labels, n_principal, self.n_discriminant, rng)]
 
     @torch.no_grad()
     def calibrate(self, counts: sp.csr_matrix, batch: np.ndarray | None, rng: np.random.Generator) -> None:
@@ -207,43 +217,36 @@ class CountAutoencoder(nn.Module):
         features = torch.cat([hidden, latents], dim=1)
         if batch is None and self.n_batches:
             batch = torch.zeros(len(latents), dtype=torch.long)
-        members = self._members(self._library_of(counts))
-        return torch.cat([self._fit_member(*member, counts, hidden, features, batch) for member in members])
+        return torch.cat([self._fit_member(*member, counts, hidden, features, batch) for member in self._members()])
 
     def _fit_member(
         self,
-        member: slice,
+        columns: slice,
         likelihood: CountLikelihood,
-        size: Tensor,
+        scale: Scale,
         counts: sp.csr_matrix,
         hidden: Tensor,
         features: Tensor,
         batch: Tensor | None,
     ) -> Tensor:
-        """The same of the genes that share a library size, `(n_cells,)`."""
-        weight, bias = self.decoder_output.weight[member], self.decoder_output.bias[member]  # views
+        """The same of one member of the likelihood."""
+        weight, bias = self.decoder_output.weight[columns], self.decoder_output.bias[columns]  # views
 
-        def logits(genes: slice, cells: slice) -> Tensor:
+        def output(genes: slice, cells: slice) -> Tensor:
             values = F.linear(features[cells], weight[genes], bias[genes])
-            return values if batch is None else values + self.decoder_batch.weight[:, member][:, genes][batch[cells]]
+            return values if batch is None else values + self.decoder_batch.weight[:, columns][:, genes][batch[cells]]
 
-        every, offset = slice(None), size.log()
-        if likelihood.has_library_size:
-            blocks = [slice(start, start + _BLOCK) for start in range(0, len(features), _BLOCK)]
-            offset = offset - torch.cat([logits(every, cells).logsumexp(1) for cells in blocks])
-
-        def mean_of(genes: slice) -> Tensor:
-            mean = torch.exp(logits(genes, every) + offset[:, None])
+        def kept(genes: slice) -> Tensor:
             if not likelihood.has_zero_inflation:
-                return mean
-            zero = F.linear(hidden, self.decoder_zero.weight[member][genes], self.decoder_zero.bias[member][genes])
-            return mean * torch.sigmoid(-zero)
+                return torch.ones(())
+            zero = F.linear(hidden, self.decoder_zero.weight[columns][genes], self.decoder_zero.bias[columns][genes])
+            return torch.sigmoid(-zero)
 
-        shift, log_dispersion = fit_dispersions(counts[:, member], mean_of)
+        shift, log_dispersion = scale.fit_dispersions(counts[:, columns], output, kept)
         bias += shift
         return log_dispersion
 
-    def _leave_room_for_noise(self, library: Tensor, scores: Tensor, n_scores: int, seed: int) -> Tensor:
+    def _leave_room_for_noise(self, counts: sp.csr_matrix, scores: Tensor, n_scores: int, seed: int) -> Tensor:
         r"""Turn scores, which hold the counts' noise, into a posterior of what lies behind them.
 
         Cells decoded from scores get noise anew, and would scatter more widely than real ones. How much is seen by
@@ -256,7 +259,7 @@ class CountAutoencoder(nn.Module):
         The latents as directions in the scores, `(n_scores, n_scores)`: those along which noise is uncorrelated.
         """
         generator = torch.Generator().manual_seed(seed)
-        first, second = (self._encode_again(scores, library, generator)[:, :n_scores].double() for _ in range(2))
+        first, second = (self._encode_again(scores, counts, generator)[:, :n_scores].double() for _ in range(2))
         noise = torch.cov((first - second).T) / 2
         whiten = torch.linalg.inv(torch.linalg.cholesky(torch.cov(scores[:, :n_scores].T.double())))
         share, axes = torch.linalg.eigh(whiten @ noise @ whiten.T)
@@ -266,39 +269,29 @@ class CountAutoencoder(nn.Module):
         self.encoder_output.bias[self.n_latent : self.n_latent + n_scores] = (share * (1 - share)).log()
         return axes
 
-    def _encode_again(self, latents: Tensor, library: Tensor, generator: torch.Generator) -> Tensor:
-        """Scores of counts drawn from latents, `(n_cells, n_latent)`."""
+    def _encode_again(self, latents: Tensor, counts: sp.csr_matrix, generator: torch.Generator) -> Tensor:
+        """Scores of counts drawn from latents, at the library sizes of counts, `(n_cells, n_latent)`."""
         scores = []
-        for start in range(0, len(latents), _BLOCK):
-            z, size = latents[start : start + _BLOCK], library[start : start + _BLOCK]
+        for z, x in zip(latents.split(_BLOCK), _dense_blocks(counts), strict=True):
             batch = torch.zeros(len(z), dtype=torch.long) if self.n_batches else None  # all alike before training
-            rows, columns, drawn = self.likelihood.draw(self.parameters_of(z, size, batch), generator)
-            counts = torch.zeros(len(z), self.n_genes).index_put_((rows, columns), drawn)
-            scores.append(self._scores(self._normalised(counts)))
+            parameters = self.parameters_of(z, self.likelihood.library_size(x), batch)
+            rows, columns, drawn = self.likelihood.draw(parameters, generator)
+            scores.append(self._scores(self._normalised(torch.zeros_like(x).index_put_((rows, columns), drawn))))
         return torch.cat(scores)
 
+    def _members(self) -> Iterator[tuple[slice, CountLikelihood, Scale]]:
+        """Columns, likelihood and scale of each modality."""
+        for (columns, likelihood), scale in zip(self.likelihood.members, self.scales, strict=True):
+            yield columns, likelihood, scale
+
     def _normalised(self, counts: Tensor) -> Tensor:
-        """Log-normalised counts, `(n_cells, n_genes)`."""
-        size_factors = self.likelihood.library_size(counts).clamp(min=1) / self.input_scale  # (n_cells, n_library)
-        return torch.log1p(
-            torch.cat([counts[:, genes] / size[:, None] for genes, _, size in self._members(size_factors)], dim=1)
-        )
+        """Counts as the encoder reads them, `(n_cells, n_genes)`."""
+        return torch.cat([scale(counts[:, columns]) for columns, _, scale in self._members()], dim=1)
 
     def _scores(self, x: Tensor) -> Tensor:
-        """Components of log-normalised counts, `(n_cells, n_latent)`."""
+        """Components of what the encoder reads, `(n_cells, n_latent)`."""
         scores = F.linear(x, self.component_weights, -self.component_offset).float()
         return torch.where(self.is_squashed, squash(scores), scores)
-
-    def _members(self, library: Tensor) -> Iterator[tuple[slice, CountLikelihood, Tensor]]:
-        """Genes that share a likelihood, this, and their library sizes, `(n_cells,)`; ones where they have none."""
-        sizes = iter(library.T)
-        for genes, likelihood in self.likelihood.members:
-            yield genes, likelihood, next(sizes) if likelihood.has_library_size else library.new_ones(len(library))
-
-    def _library_of(self, counts: sp.csr_matrix) -> Tensor:
-        """Library sizes, `(n_cells, n_library)`."""
-        totals = [counts[:, genes].sum(1) for genes, member in self.likelihood.members if member.has_library_size]
-        return torch.from_numpy(np.hstack([np.empty((counts.shape[0], 0)), *totals])).float()
 
     def encode(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents' posterior.
@@ -329,21 +322,25 @@ class CountAutoencoder(nn.Module):
             Batch codes, `(n_cells,)`; None where there are no batches.
         """
         hidden = self.decoder(self.decoder_input(latents))
-        logits = self.decoder_output(torch.cat([hidden, latents], dim=1))
+        output = self.decoder_output(torch.cat([hidden, latents], dim=1))
         log_dispersion = None
         if self.decoder_batch is not None:
-            logits = logits + self.decoder_batch(batch)
+            output = output + self.decoder_batch(batch)
         if self.dispersion:
             log_dispersion = self.log_dispersion[batch] if self.dispersion == "gene-batch" else self.log_dispersion
             if self.decoder_dispersion is not None:
                 log_dispersion = log_dispersion + self.decoder_dispersion(hidden).float()
-        log_rates = [
-            (F.log_softmax(logits[:, genes].float(), dim=1) if member.has_library_size else logits[:, genes].float())
-            + size.log()[:, None]
-            for genes, member, size in self._members(library_size.reshape(len(latents), self.likelihood.n_library))
+        sizes = (
+            library_size.log()
+            .reshape(len(latents), -1)
+            .split([int(scale.has_library_size) for scale in self.scales], dim=1)
+        )
+        log_means = [
+            scale.log_mean(output[:, columns].float(), log_library)
+            for (columns, _, scale), log_library in zip(self._members(), sizes, strict=True)
         ]
         return CountParameters(
-            torch.cat(log_rates, dim=1),
+            torch.cat(log_means, dim=1),
             log_dispersion,
             None if self.decoder_zero is None else self.decoder_zero(hidden).float(),
         )

@@ -43,27 +43,32 @@ class JointLikelihood(Likelihood):
         One for each modality.
     n_features
         Number of columns of each modality.
+    has_library_size
+        Whether the counts of each modality depend on a library size.
     """
 
     values, dtype = COUNTS, torch.int32
 
-    def __init__(self, likelihoods: Sequence[CountLikelihood], n_features: Sequence[int]) -> None:
+    def __init__(
+        self, likelihoods: Sequence[CountLikelihood], n_features: Sequence[int], has_library_size: Sequence[bool]
+    ) -> None:
         stops = torch.tensor([0, *n_features]).cumsum(0).tolist()
         columns = [slice(start, stop) for start, stop in zip(stops, stops[1:], strict=False)]
         self.members = tuple(zip(columns, likelihoods, strict=True))
-        self.has_library_size = any(member.has_library_size for member in likelihoods)
+        self._with_library = [part for part, has in zip(columns, has_library_size, strict=True) if has]
+        self.has_library_size = any(has_library_size)
         self.has_dispersion = any(member.has_dispersion for member in likelihoods)
         self.has_zero_inflation = any(member.has_zero_inflation for member in likelihoods)
 
     @property
     def n_library(self) -> int:
         """Number of library sizes of a cell: one for each modality that has one."""
-        return sum(member.has_library_size for _, member in self.members)
+        return len(self._with_library)
 
     def library_size(self, expression: Tensor) -> Tensor:
         """Total counts of cells in each modality that has a library size, `(n_cells, n_library)`."""
-        sizes = [expression[:, columns].sum(1) for columns, member in self.members if member.has_library_size]
-        return torch.stack(sizes, dim=1) if sizes else expression.new_empty((len(expression), 0))
+        sizes = [expression[:, columns].sum(1, keepdim=True) for columns in self._with_library]
+        return torch.cat([expression[:, :0], *sizes], dim=1)
 
     def split(self, p: CountParameters) -> JointParameters:
         """Parameters of all columns as those of each modality, without what its likelihood does not use."""

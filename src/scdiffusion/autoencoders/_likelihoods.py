@@ -66,23 +66,15 @@ class CountLikelihood(Likelihood):
     Each member writes its probability of a zero as :math:`e^{-\lambda}`. A negative binomial count is the sum of
     :math:`N \sim \mathrm{Poisson}(\lambda)` draws of a logarithmic series :cite:p:`Quenouille1949`, so that most
     entries, which are zero, cost one comparison, and only the others are drawn.
-
-    Parameters
-    ----------
-    has_library_size
-        Whether means are shares of a library size, or counts as they are.
     """
 
-    values, dtype = COUNTS, torch.int32
+    values, dtype, has_library_size = COUNTS, torch.int32, True
     has_dispersion = True
     has_zero_inflation = False
 
-    def __init__(self, has_library_size: bool = True) -> None:
-        self.has_library_size = has_library_size
-
     @property
     def members(self) -> tuple[tuple[slice, CountLikelihood], ...]:
-        """The columns that share a library size and a likelihood, and this likelihood: here all columns."""
+        """Columns of each modality, and their likelihood: here all columns."""
         return ((slice(None), self),)
 
     @abstractmethod

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
-import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ._base import COUNTS, autoencoders
-from ._components import LinearMap, count_components, fit_components
+from ._components import LinearMap, count_components
 from ._counts import CountAutoencoder
 from ._joint import JointLikelihood, JointParameters
 from ._likelihoods import likelihoods
+from ._scales import LibraryScale, PanelScale, Scale
 
 #: Likelihood of each kind of modality, unless another is asked for.
 MODALITIES = {"rna": "nb", "protein": "nb", "atac": "poisson"}
@@ -30,9 +28,8 @@ class MultimodalAutoencoder(CountAutoencoder):
     The posterior's width, the decoder's regression and its network see the latents of all modalities: what one says of
     a cell helps to decode the others.
 
-    Counts of RNA and ATAC have mean :math:`\ell_m \cdot \mathrm{softmax}(f_m(z))`, each with a library size of its own.
-    Those of a protein panel have mean :math:`\exp(f_m(z))`: their total is that of the few proteins a cell has most of,
-    and no measure of how deeply it was sequenced, so that dividing by it would spread these over all others.
+    Counts of RNA and ATAC are shares of library sizes, each of its own. Those of a protein panel have none, and are read
+    on scales of their own (:class:`PanelScale`).
 
     Parameters
     ----------
@@ -80,51 +77,33 @@ class MultimodalAutoencoder(CountAutoencoder):
         n_discriminant: Mapping[str, Sequence[int]] | None = None,
         values: str = COUNTS,
     ) -> None:
-        is_panel = {name: kinds[name] == "protein" for name in n_features}
         for argument, given in (("n_latent", n_latent), ("likelihood", likelihood)):
-            if not isinstance(given, Mapping) or set(given) != set(n_features):
-                example = dict.fromkeys(n_features, "nb" if argument == "likelihood" else 10)
-                raise ValueError(f"{argument} must name every modality, e.g. {argument}={example}; got {given!r}.")
-        members = [likelihoods.resolve(likelihood[name], has_library_size=not is_panel[name]) for name in n_features]
-        super().__init__(
-            n_genes,
-            sum(n_latent.values()),
-            n_hidden,
-            n_layers,
-            JointLikelihood(members, list(n_features.values())),
-            dispersion,
-            n_batches,
-            dropout,
-            values=values,
+            if set(given) != set(n_features):
+                raise ValueError(f"{argument} must name every modality ({', '.join(n_features)}); got {given!r}.")
+        scales = [PanelScale(n) if kinds[name] == "protein" else LibraryScale() for name, n in n_features.items()]
+        joint = JointLikelihood(
+            [likelihoods.resolve(likelihood[name]) for name in n_features],
+            list(n_features.values()),
+            [scale.has_library_size for scale in scales],
         )
+        super().__init__(
+            n_genes, sum(n_latent.values()), n_hidden, n_layers, joint, dispersion, n_batches, dropout,
+            values=values, scales=scales,
+        )  # fmt: skip
         n_discriminant = n_discriminant or {}
-        self.shares = [(n_latent[name], tuple(n_discriminant.get(name, ()))) for name in n_features]
+        self._n_components = [(n_latent[name], n_discriminant.get(name, ())) for name in n_features]
 
-    def _fit_components(self, counts: sp.csr_matrix, labels: np.ndarray, rng: np.random.Generator) -> LinearMap:
-        maps, is_squashed = [], []
-        for (columns, member), (n_latent, n_discriminant) in zip(self.likelihood.members, self.shares, strict=True):
-            part = counts[:, columns]
-            maps.append(
-                fit_components(part, labels, n_latent - sum(n_discriminant), n_discriminant, rng)
-                if member.has_library_size
-                else _panel_components(part, n_latent)
-            )
-            is_squashed += [member.has_library_size] * len(maps[-1].offset)
-        self.is_squashed[: len(is_squashed)] = torch.tensor(is_squashed)
-        weights = scipy.linalg.block_diag(*(fitted.weights for fitted in maps))
-        return LinearMap(weights, np.concatenate([fitted.offset for fitted in maps]))
+    def _fit_components(
+        self, parts: Sequence[tuple[Scale, sp.csr_matrix]], labels: np.ndarray, rng: np.random.Generator
+    ) -> list[LinearMap]:
+        return [
+            scale.fit_components(counts, labels, n_latent - sum(n_discriminant), n_discriminant, rng)
+            for (scale, counts), (n_latent, n_discriminant) in zip(parts, self._n_components, strict=True)
+        ]
 
     def parameters_of(self, latents: Tensor, library_size: Tensor, batch: Tensor | None = None) -> JointParameters:
         """Parameters of the counts' distribution in each modality; `library_size` is `(n_cells, n_library)`."""
         return self.likelihood.split(super().parameters_of(latents, library_size, batch))
-
-
-def _panel_components(counts: sp.csr_matrix, n_components: int) -> LinearMap:
-    """Principal components of `log1p` counts, of unit variance. With all of them, nothing of the panel is lost."""
-    x = counts.log1p().toarray()
-    pca = PCA(min(n_components, *x.shape), svd_solver="full").fit(x)
-    axes = pca.components_.T / np.sqrt(pca.explained_variance_)
-    return LinearMap(axes.astype(np.float32), pca.mean_ @ axes)
 
 
 def count_latents(

@@ -9,32 +9,41 @@ import numpy as np
 import scipy.sparse as sp
 
 from scdiffusion.autoencoders import MODALITIES, count_latents
-from scdiffusion.model._messages import did_you_mean
+from scdiffusion.model._messages import did_you_mean, name_some
+
+PRESET = "multimodal"
 
 if TYPE_CHECKING:
     from scdiffusion.model._modalities import Modality
 
 
-def choose_autoencoder(preset: str | None, overrides: dict[str, Any], modalities: Mapping[str, Modality]) -> None:
-    """Add the autoencoder of several modalities, and their likelihoods, to what the user overrides.
+def choose_preset(preset: str | None, overrides: dict[str, Any], modalities: Mapping[str, Modality]) -> str | None:
+    """The preset of several modalities, whose likelihoods are added to what the user overrides; of one, that asked for.
 
     Raises
     ------
     ValueError
-        If what is asked for is there for RNA alone, or a modality does not exist.
+        If what is asked for is there for RNA alone, or for several modalities only, or a modality does not exist.
     """
-    asked = {"preset": preset, "autoencoder": overrides.get("autoencoder", "multimodal")}
-    asked["condition_encoder"] = overrides.get("condition_encoder")
-    for name, of_rna in (("preset", preset is not None), ("autoencoder", asked["autoencoder"] != "multimodal"),
-                         ("condition_encoder", asked["condition_encoder"] == "mean_expression")):  # fmt: skip
-        if of_rna:
+    parts = {"preset": preset, "autoencoder": overrides.get("autoencoder")}
+    if not modalities:
+        if PRESET in parts.values():
             raise ValueError(
-                f"{name}={asked[name]!r} is for models of RNA alone, but the data has {', '.join(modalities)}. Leave it "
-                f"out, or set up an AnnData of the RNA."
+                f"{PRESET!r} is for several modalities: register them with setup_mudata, or proteins with "
+                "setup_anndata(adata, protein_obsm_key=...)."
             )
-    overrides["autoencoder"] = "multimodal"
+        return preset
+    asked = [f"{part}={choice!r}" for part, choice in parts.items() if choice not in (None, PRESET)]
+    if overrides.get("condition_encoder") == "mean_expression":
+        asked.append("condition_encoder='mean_expression'")
+    if asked:
+        raise ValueError(
+            f"{asked[0]} is for models of RNA alone, but there are the modalities {name_some(modalities)}. Leave it out, "
+            "or set up an AnnData of the RNA."
+        )
     likelihood = {name: MODALITIES[modality.kind] for name, modality in modalities.items()}
     overrides["likelihood"] = likelihood | _given(overrides, "likelihood", modalities)
+    return PRESET
 
 
 def add_n_latent(

@@ -176,6 +176,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# Of several modalities: narrow posteriors, as the many counts of a protein leave little noise in its latents.
+PRESETS["multimodal"] = copy.deepcopy(PRESETS["default"])
+PRESETS["multimodal"]["autoencoder"] |= {"autoencoder": "multimodal", "likelihood": None, "n_discriminant": None}
+PRESETS["multimodal"]["autoencoder_training"]["kl_weight"] = 0.1
+
 # How users call those arguments of the parts that go by another name there.
 _ARGUMENTS = {
     "denoiser_hidden": "n_hidden",

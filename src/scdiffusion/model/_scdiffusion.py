@@ -36,7 +36,7 @@ from scdiffusion.model._lazy import as_anndata
 from scdiffusion.model._modalities import ModalitiesMixin
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._mudata_checks import check_protein
-from scdiffusion.model._multimodal_settings import add_n_latent, choose_autoencoder, sizes_of
+from scdiffusion.model._multimodal_settings import add_n_latent, choose_preset, sizes_of
 from scdiffusion.model._presets import arguments_of, read_preset
 from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
 from scdiffusion.model._profiles import set_profiles
@@ -80,7 +80,8 @@ class SCDiffusion(
         Named configuration: None is our own, `"scdiffusion"` and `"scld"` are the papers'. It also sets how
         :meth:`train` trains, and how :meth:`generate` samples, guides and selects. `"scld"` follows the
         paper's Algorithms 1 and 2, the standard process, where its Eq. 9 prints the square root of the variance for the
-        variance, and the condition added to the latent at every step.
+        variance, and the condition added to the latent at every step. Several modalities have one of their own,
+        `"multimodal"`, which need not be named.
     pretrained
         Directory of a SCimilarity model (`encoder.ckpt`, `decoder.ckpt`, `gene_order.tsv`) to start the autoencoder of
         `preset="scdiffusion"` from. Layer sizes are read from it. Genes are matched by name; those that it does not
@@ -158,13 +159,12 @@ class SCDiffusion(
         if pretrained is not None:
             weights = read_pretrained(pretrained)
             add_sizes(overrides, weights)
-        if self._is_multimodal:
-            choose_autoencoder(preset, overrides, self.modalities)
-            if adata is not None:
-                generator = np.random.default_rng(rng)
-                cells = self._sample(generator)
-                expression, labels = self._expression().take(cells), self._labels()[cells]
-                add_n_latent(overrides, self.modalities, expression, labels, generator)
+        preset = choose_preset(preset, overrides, self.modalities if self._is_multimodal else {})
+        if self._is_multimodal and adata is not None:
+            generator = np.random.default_rng(rng)
+            cells = self._sample(generator)
+            expression, labels = self._expression().take(cells), self._labels()[cells]
+            add_n_latent(overrides, self.modalities, expression, labels, generator)
         self._settings = settings = read_preset(preset, overrides)
         if registry is None:
             check_settings(settings["autoencoder"], is_pretrained=weights is not None)
