@@ -7,6 +7,7 @@ from typing import Any
 from anndata import AnnData
 from scvi.data.fields import LayerField, MuDataWrapper
 
+from scdiffusion.model._constants import Key
 from scdiffusion.model._expression_checks import check_expression
 
 
@@ -27,7 +28,8 @@ class ExpressionField(LayerField):
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
         """Register other cells, which :meth:`~scdiffusion.SCDiffusion.setup_anndata` has not seen, once checked."""
-        check_expression(adata_target, self.attr_key, self.values)
+        if Key.POSTERIORS not in adata_target.obsm:  # else the expression is not read, and may not be there
+            check_expression(adata_target, self.attr_key, self.values)
         return super().transfer_field(state_registry, adata_target, **kwargs)
 
 

@@ -107,7 +107,8 @@ class LatentMixin:
         """Means and log-variances of the latents of cells, log library sizes `(n_cells, n_library)`, and covariates."""
         if adata is not None:
             adata = as_anndata(adata)
-            self._checked_parts_of(adata)
+            if Key.POSTERIORS not in adata.obsm:
+                self._checked_parts_of(adata)
         adata = self._validate_anndata(adata)
         manager = self.get_anndata_manager(adata, required=True)
         cells = None if indices is None else np.asarray(indices)

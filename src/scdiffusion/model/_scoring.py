@@ -181,7 +181,7 @@ class ScoringMixin:
         return torch.cat(features, 1).nan_to_num()  # a cell without counts has no log library size
 
     @torch.inference_mode()
-    def _log_ratio(self, expression: sp.csr_matrix, covariates: Tensor | None, latents: np.ndarray) -> Tensor:
+    def _log_ratio(self, expression: sp.csr_matrix, covariates: Tensor | None, latents: np.ndarray | None) -> Tensor:
         """Log-ratio of the densities of real and generated cells where these lie, `(n_cells,)`, on the CPU."""
         return self.module.scorer(self._scored_features(expression, covariates, latents).to(self.device)).cpu()
 
