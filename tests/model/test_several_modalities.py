@@ -173,7 +173,7 @@ def test_cells_come_under_other_conditions_in_all_modalities(model, mdata):
 
 def test_modalities_are_judged_one_by_one(model, mdata):
     cells = model.generate(200, "observed", rng=0)
-    table = scd.tl.evaluate(mdata["adt"], cells["adt"], metrics=["gene_correlation_error", "mmd_unbiased"], rng=0)
+    table = scd.tl.evaluate(mdata, cells, metrics=["gene_correlation_error", "mmd_unbiased"], rng=0)
     assert np.isfinite(table["generated"]).all()
 
 

@@ -6,6 +6,7 @@ read beside the same figure of real against real cells, at the same number of ce
 
 from ._classifier import knn_auc, logistic_auc, random_forest_auc
 from ._coexpression import gene_correlation_error, gene_correlation_similarity
+from ._cross_modality import cross_correlation_error
 from ._fold_changes import lfc_correlation, lfc_slope, log_fold_changes, marker_overlap
 from ._labels import label_accuracy, train_on_synthetic_f1
 from ._marginals import (
@@ -24,6 +25,7 @@ from ._preprocess import joint_pca, log_normalise, reference_pca
 from ._transport import energy_distance, wasserstein
 
 __all__ = [
+    "cross_correlation_error",
     "density_coverage",
     "energy_distance",
     "gene_correlation_error",

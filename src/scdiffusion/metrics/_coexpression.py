@@ -90,9 +90,14 @@ def _correlation_pairs(real: Matrix, generated: Matrix, n_top: int, method: str)
 
 
 def _correlations(X: Matrix, method: str) -> np.ndarray:
+    X = standardised(X, method)
+    return X.T @ X
+
+
+def standardised(X: Matrix, method: str) -> np.ndarray:
+    """Columns, or their ranks, of mean 0 and length 1, so that products are correlations; 0 where they are constant."""
     X = X.toarray() if sparse.issparse(X) else X
     X = stats.rankdata(X, axis=0) if method == "spearman" else X.astype(np.float64)
     X = X - X.mean(axis=0)
     scale = np.sqrt(np.square(X).sum(axis=0))
-    X /= np.where(scale > 0, scale, 1)
-    return X.T @ X
+    return X / np.where(scale > 0, scale, 1)

@@ -42,7 +42,7 @@ def evaluation(
     Parameters
     ----------
     tables
-        Table of :func:`scdiffusion.tl.evaluate`, or a table per name of a model.
+        Table of :func:`scdiffusion.tl.evaluate`, or a table per name of a model. Modalities are drawn as models are.
     group
         Group of cells whose rows are drawn.
     ax
@@ -70,6 +70,8 @@ def evaluation(
     ['knn auc']
     >>> plt.close(ax.figure)
     """
+    if isinstance(tables, pd.DataFrame) and "modality" in tables:
+        tables = dict(list(tables.groupby("modality", sort=False)))
     single = isinstance(tables, pd.DataFrame)
     cards = {name: _card(table, group) for name, table in ({"": tables} if single else tables).items()}
     if not cards:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 from scipy import stats
 from tqdm.auto import tqdm
 
@@ -23,16 +24,17 @@ COLUMNS = ["metric", "group", "space", "n_cells", *FIGURES, "better", "verdict"]
 
 
 def evaluate(
-    real: AnnData,
-    generated: AnnData,
+    real: AnnData | MuData,
+    generated: AnnData | MuData,
     *,
     groupby: str | None = None,
-    train: AnnData | None = None,
+    train: AnnData | MuData | None = None,
     baseline: bool = True,
     metrics: str | Sequence[str] | None = None,
     layer: str | None = None,
     n_cells: int | None = None,
     n_splits: int = 5,
+    pairs: Sequence[tuple[str, str]] | None = None,
     rng: int | np.random.Generator | None = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -46,7 +48,8 @@ def evaluate(
     Parameters
     ----------
     real
-        Real cells, best those held out from training: counts or log-normalised expression.
+        Real cells, best those held out from training: counts or log-normalised expression. With a MuData on all sides,
+        each modality that they share is compared on its own, and then how the modalities go together.
     generated
         Generated cells, likewise. Genes are matched by name; where one side holds counts and the other does not, both
         are compared log-normalised.
@@ -70,6 +73,10 @@ def evaluate(
         Most cells per side; by default as many as both sides allow.
     n_splits
         Random halves that the standard deviations are computed from; with more, time grows and verdicts sharpen.
+    pairs
+        Of a MuData, features to correlate between two modalities, such as genes and the proteins they code for:
+        `[("CD3E", "CD3"), ("CD8A", "CD8a")]`, in the order in which the modalities are in ``real``. By default all with
+        all, of the 200 most variable ones.
     rng
         Seed or generator.
     progress
@@ -77,7 +84,7 @@ def evaluate(
 
     Returns
     -------
-    One row per metric and group, with the columns
+    One row per metric and group, with the columns below, after a column ``modality`` in the case of a MuData.
 
     ``metric``, ``group``
         Name of the metric; ``"all"`` or a type.
@@ -105,7 +112,7 @@ def evaluate(
     Raises
     ------
     TypeError
-        If a side is not an AnnData.
+        If a side is not an AnnData, or some but not all are a MuData.
     ValueError
         If fewer than 50 genes are shared; if values are NaN, negative, or neither counts nor log-normalised; if a
         column, layer or metric is unknown; if a side has too few cells; or if real cells are among the training cells.
@@ -129,6 +136,9 @@ def evaluate(
     and ``train`` is given, ``celltypist_accuracy``.
 
     *Memorisation*, with ``train``: ``nearest_training_ratio``, ``membership_auc``; half of ``real`` is their floor.
+
+    *Between modalities*, of a MuData: ``cross_correlation_error`` for every two of them, whose baseline knows the types
+    only.
 
     Definitions are those of :mod:`scdiffusion.metrics`. Rows per type exist for ``library_size``, ``n_genes``,
     ``zero_fraction``, ``gene_mean_error``, ``gene_variance_error``, ``gene_correlation_error``, ``energy_distance`` and
@@ -158,6 +168,15 @@ def evaluate(
     0     library_size      117  lower  within floor
     1  energy_distance      117  lower  within floor
     """
+    if any(isinstance(side, MuData) for side in (real, generated, train)):
+        from scdiffusion.tl._evaluate_modalities import evaluate_modalities  # which calls this function
+
+        return evaluate_modalities(
+            real, generated, train=train, groupby=groupby, baseline=baseline, metrics=metrics, layer=layer,
+            n_cells=n_cells, n_splits=n_splits, pairs=pairs, rng=rng, progress=progress,
+        )  # fmt: skip
+    if pairs is not None:
+        raise ValueError("pairs are of features of two modalities: pass a MuData on all sides, or leave them out.")
     if n_splits < 2:
         raise ValueError(f"n_splits must be at least 2, because one figure has no spread, not {n_splits}.")
     if n_cells is not None and n_cells < MIN_CELLS:
@@ -185,12 +204,11 @@ def evaluate(
     for group in groups:
         scope = pools.group(group, n_cells)
         tasks += [(metric, scope) for metric in chosen if metric.by_group]
-    margin = float(stats.t.ppf(LEVEL, 2 * (n_splits - 1)))
     rows = []
     bar = tqdm(tasks, desc="Evaluating", disable=not progress)
     for metric, scope in bar:
         bar.set_postfix_str(metric.name)
-        rows.append(_row(metric, scope, pools.context, n_splits, seed, margin, notes))
+        rows.append(make_row(metric, scope, pools.context, n_splits, seed, notes))
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(FIGURES, float))
     for side in ("generated", "real"):
         missing = [group for group in groups if group not in _types(data.cells[side])]
@@ -199,9 +217,10 @@ def evaluate(
     return table
 
 
-def _row(
-    metric: Metric, scope: Scope, context: Context, n_splits: int, seed: int, margin: float, notes: list[str]
+def make_row(
+    metric: Metric, scope: Scope, context: Context, n_splits: int, seed: int, notes: list[str]
 ) -> dict[str, Any]:
+    """One row of the table; what a reader should know of it is added to the notes."""
     row = {"metric": metric.name, "group": scope.group, "n_cells": len(scope), "better": metric.better}
     if metric.better == "floor":
         row["better"] = np.nan
@@ -214,7 +233,7 @@ def _row(
         return row | {"verdict": "undefined"}
     if metric.better == "floor":
         row["better"] = row["floor"]
-    return row | {"verdict": _verdict(row, margin)}
+    return row | {"verdict": _verdict(row, float(stats.t.ppf(LEVEL, 2 * (n_splits - 1))))}
 
 
 def _verdict(row: dict[str, Any], margin: float) -> str:

@@ -71,7 +71,7 @@ def read(sides: Mapping[str, AnnData], groupby: str | None, layer: str | None) -
 
 def _check_anndata(name: str, adata: Any) -> None:
     if not isinstance(adata, AnnData):
-        hint = " Of a MuData, pass one modality after the other, mdata['rna']." if hasattr(adata, "mod") else ""
+        hint = " A MuData is compared with others." if hasattr(adata, "mod") else ""
         raise TypeError(f"{name} must be an AnnData, not {type(adata).__name__}.{hint}")
     if not adata.var_names.is_unique:
         twice = name_some(adata.var_names[adata.var_names.duplicated()].unique(), 5)
@@ -91,11 +91,11 @@ def _shared_genes(sides: Mapping[str, AnnData], notes: list[str]) -> pd.Index:
     for adata in sides.values():
         genes = genes[genes.isin(adata.var_names)]
     sizes = ", ".join(f"{name} {adata.n_vars}" for name, adata in sides.items())
-    n_needed = min(MIN_SHARED_GENES, sides["real"].n_vars)  # a panel of proteins may have fewer
-    if len(genes) < n_needed:
+    least = min(MIN_SHARED_GENES, *(adata.n_vars for adata in sides.values()))  # a panel of proteins may be small
+    if len(genes) < least:
         examples = "; ".join(f"{name}: {name_some(adata.var_names[:3])}" for name, adata in sides.items())
         raise ValueError(
-            f"{len(genes)} genes are shared by name ({sizes}), but at least {n_needed} are needed. Set "
+            f"{len(genes)} genes are shared by name ({sizes}), but at least {least} are needed. Set "
             f"var_names to the same kind of identifier on all sides; they begin with {examples}."
         )
     if any(adata.n_vars != len(genes) for adata in sides.values()):

@@ -18,6 +18,7 @@ from scdiffusion.model._messages import did_you_mean
 # weaker regularisation overfits the few hundred cells of a small type
 _TYPE_C = 0.1
 _MANY_CELLS = 2000
+CROSS_CORRELATION = "cross_correlation_error"
 
 
 class Side(NamedTuple):
@@ -178,6 +179,16 @@ def choose(names: Sequence[str] | None, *, groupby: bool, train: bool, counts: b
         why = f"{chosen[0].name!r} needs counts on all sides" if chosen else "metrics is empty"
         raise ValueError(f"There is nothing to compute: {why}. Available: {', '.join(METRICS)}.")
     return computable
+
+
+def cross_correlation(n_first: int, pairs: Sequence[tuple[int, int]] | None) -> Metric:
+    """The metric of two modalities side by side, the first of so many features."""
+
+    def compute(real: Side, other: Side, _: Context) -> float:
+        sides = [part for X in (real.X, other.X) for part in (X[:, :n_first], X[:, n_first:])]
+        return m.cross_correlation_error(*sides, pairs=pairs)
+
+    return Metric(CROSS_CORRELATION, compute, "log", "lower")
 
 
 @contextlib.contextmanager

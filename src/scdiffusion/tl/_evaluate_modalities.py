@@ -1,0 +1,122 @@
+"""Comparing cells of several modalities: each on its own, then how they go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from scdiffusion.model._messages import did_you_mean, name_some
+from scdiffusion.tl._comparison import build_pools
+from scdiffusion.tl._evaluate import COLUMNS, FIGURES, evaluate, make_row
+from scdiffusion.tl._evaluation_input import Cells, Input, read
+from scdiffusion.tl._metric_table import CROSS_CORRELATION, cross_correlation
+
+
+def evaluate_modalities(
+    real: MuData,
+    generated: MuData,
+    *,
+    train: MuData | None,
+    groupby: str | None,
+    metrics: str | Sequence[str] | None,
+    layer: str | None,
+    pairs: Sequence[tuple[str, str]] | None,
+    baseline: bool,
+    n_cells: int | None,
+    n_splits: int,
+    rng: int | np.random.Generator | None,
+    progress: bool,
+) -> pd.DataFrame:
+    """The table of :func:`scdiffusion.tl.evaluate` for MuData; parameters are as there."""
+    sides = {"real": real, "generated": generated} | ({} if train is None else {"train": train})
+    modalities = _shared_modalities(sides)
+    seed = int(np.random.default_rng(rng).integers(2**31 - 1))
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    of_one = None if metrics is None else [name for name in metrics if name != CROSS_CORRELATION]
+
+    parts = {name: {side: _part(mdata, name, groupby) for side, mdata in sides.items()} for name in modalities}
+    layers = {name: layer if layer in parts[name]["real"].layers else None for name in modalities}
+    if layer is not None and not any(layers.values()):
+        raise ValueError(f"No modality of real has a layer {layer!r}.")
+    if len(modalities) != 2 and (pairs is not None or (len(modalities) < 2 and of_one == [])):
+        raise ValueError(f"Correlations between modalities need two of them; shared are {name_some(modalities)}.")
+    tables, notes = [], []
+    for name in modalities if of_one is None or of_one else []:
+        table = evaluate(
+            **parts[name], groupby=groupby, baseline=baseline, metrics=of_one, layer=layers[name], n_cells=n_cells,
+            n_splits=n_splits, rng=seed, progress=progress,
+        )  # fmt: skip
+        notes += [f"{name}: {note}" for note in table.attrs["notes"]]
+        tables.append(table.assign(modality=name))
+    if metrics is None or CROSS_CORRELATION in metrics:
+        inputs = {name: read(parts[name], groupby, layers[name]) for name in modalities}
+        for a, b in combinations(modalities, 2):
+            data = _side_by_side(inputs[a], inputs[b])
+            metric = cross_correlation(len(inputs[a].genes), _columns_of(pairs, a, b, inputs))
+            pools = build_pools(data.cells, data.genes, baseline=baseline, pcs=False, seed=seed)
+            row = make_row(metric, pools.all(n_cells), pools.context, n_splits, seed, notes)
+            table = pd.DataFrame([row], columns=COLUMNS).astype(dict.fromkeys(FIGURES, float))
+            tables.append(table.assign(modality=f"{a}, {b}"))
+    table = pd.concat(tables, ignore_index=True)[["modality", *COLUMNS]]
+    table.attrs = {"notes": notes, "modalities": modalities, "groupby": groupby, "n_splits": n_splits}
+    return table
+
+
+def _shared_modalities(sides: Mapping[str, Any]) -> list[str]:
+    for name, side in sides.items():
+        if not isinstance(side, MuData):
+            raise TypeError(
+                f"{name} is an {type(side).__name__}, but another side is a MuData. Compare like with like: a modality of "
+                "each, such as real['rna'] with generated['rna'], or a MuData on all sides."
+            )
+    modalities = [name for name in sides["real"].mod if all(name in side.mod for side in sides.values())]
+    if not modalities:
+        have = "; ".join(f"{name}: {name_some(side.mod)}" for name, side in sides.items())
+        raise ValueError(f"The sides share no modality by name ({have}).")
+    for name, side in sides.items():
+        for modality in modalities:
+            if not side[modality].obs_names.equals(side.obs_names):
+                raise ValueError(
+                    f"{name}[{modality!r}] has other cells than {name}, or in another order. Keep those that all "
+                    f"modalities have: {name} = {name}[cells].copy()"
+                )
+    return modalities
+
+
+def _part(mdata: MuData, modality: str, groupby: str | None) -> AnnData:
+    """A modality with the types that the MuData or the modality itself knows."""
+    part = mdata[modality]
+    if groupby is None or groupby in part.obs or groupby not in mdata.obs:
+        return part
+    return AnnData(part.X, obs=mdata.obs[[groupby]], var=part.var[[]], layers=dict(part.layers))
+
+
+def _side_by_side(a: Input, b: Input) -> Input:
+    """Log-normalised expression of two modalities as one matrix; of such, the baseline resamples each feature."""
+    cells = {
+        side: Cells(sparse.hstack([a.cells[side].log, b.cells[side].log], format="csr"), labels=a.cells[side].labels)
+        for side in a.cells
+    }
+    return Input(cells, a.genes.append(b.genes), [])
+
+
+def _columns_of(
+    pairs: Sequence[tuple[str, str]] | None, a: str, b: str, inputs: Mapping[str, Input]
+) -> list[tuple[int, int]] | None:
+    """Columns of named features."""
+    if pairs is None:
+        return None
+    for pair in pairs:
+        for name, feature in zip((a, b), pair, strict=True):
+            if feature not in inputs[name].genes:
+                raise ValueError(
+                    f"{name!r} has no {feature!r} on all sides.{did_you_mean(feature, inputs[name].genes)}"
+                )
+    return [(inputs[a].genes.get_loc(first), inputs[b].genes.get_loc(second)) for first, second in pairs]
