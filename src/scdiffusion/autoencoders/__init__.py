@@ -5,9 +5,11 @@ from ._components import count_components, normalise
 from ._counts import CountAutoencoder
 from ._joint import JointLikelihood, JointParameters
 from ._likelihoods import (
+    Bernoulli,
     CountLikelihood,
     CountParameters,
     NegativeBinomial,
+    NegativeBinomialMixture,
     Poisson,
     ZeroInflatedNegativeBinomial,
     likelihoods,
@@ -24,6 +26,7 @@ __all__ = [
     "MODALITIES",
     "TARGET_SUM",
     "Autoencoder",
+    "Bernoulli",
     "CountAutoencoder",
     "CountLikelihood",
     "CountParameters",
@@ -35,6 +38,7 @@ __all__ = [
     "MeanParameters",
     "MultimodalAutoencoder",
     "NegativeBinomial",
+    "NegativeBinomialMixture",
     "Parameters",
     "Poisson",
     "PretrainedWeights",
