@@ -76,6 +76,13 @@ def test_generated_cells_are_a_mudata_like_the_one_trained_on(trained, generated
     assert generated.uns["scdiffusion"]["values"] == "counts"
 
 
+def test_generated_cells_are_written_and_read(generated, tmp_path):
+    generated.write_h5mu(tmp_path / "cells.h5mu")
+    read = mudata.read_h5mu(tmp_path / "cells.h5mu")
+    assert (read["peaks"].X != generated["peaks"].X).nnz == 0
+    assert read.uns["scdiffusion"]["library_size"] == "drawn"
+
+
 def test_modalities_have_their_depth_and_belong_together(trained, generated):
     real = trained.adata
     for name in real.mod:
