@@ -71,5 +71,44 @@ def test_draws_repeat_with_the_seed_and_differ_without():
 
 
 def test_unknown_likelihood_names_the_known_ones():
-    with pytest.raises(ValueError, match="Available: nb, poisson, zinb"):
+    with pytest.raises(ValueError, match="Available: bernoulli, nb, nb_mixture, poisson, zinb"):
         likelihoods.resolve("gaussian")
+
+
+@pytest.mark.parametrize("background", [0.05, 0.5])
+def test_mixture_is_scvis(background):
+    scvi = pytest.importorskip("scvi.distributions")
+    n_cells = 50_000
+    p = CountParameters(
+        torch.full((n_cells, 1), np.log(30.0)),
+        torch.full((1, 1), np.log(4.0)),
+        torch.full((n_cells, 1), ZERO_LOGIT),
+        torch.full((1, 1), np.log(background)),
+    )
+    reference = scvi.NegativeBinomialMixture(
+        torch.full((n_cells, 1), 30.0 * background), torch.tensor(30.0), torch.tensor(4.0),
+        torch.full((n_cells, 1), ZERO_LOGIT),
+    )  # fmt: skip
+    likelihood = likelihoods.resolve("nb_mixture")
+    counts = torch.arange(n_cells).remainder(100).float()[:, None]
+    rows, columns = counts.nonzero(as_tuple=True)
+    ours = likelihood.log_prob(rows, columns, counts[rows, columns], p)
+    torch.testing.assert_close(ours, reference.log_prob(counts)[:, 0], rtol=1e-3, atol=1e-3)
+
+    rows, _, drawn = likelihood.draw(p, torch.Generator().manual_seed(0))
+    assert drawn.sum() / n_cells == pytest.approx(float(p.mean.mean()), rel=0.03)
+    of_zero = float(reference.log_prob(torch.zeros(n_cells, 1))[0].exp())
+    assert 1 - len(rows) / n_cells == pytest.approx(of_zero, abs=0.01)
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.3, 0.97, 0.995])
+def test_ones_are_drawn_with_their_probability(probability):
+    likelihood, p = parameters("bernoulli", probability, 1.0, 50_000)
+    rows, _, drawn = likelihood.draw(p, torch.Generator().manual_seed(0))
+    assert (drawn == 1).all()
+    assert len(rows) / 50_000 == pytest.approx(probability, abs=0.008)
+    ones, zeros = (
+        likelihood.log_prob(r, r, torch.ones(len(r)), p.head(1)) for r in (torch.zeros(1).long(), torch.empty(0).long())
+    )
+    assert float(ones.exp()) == pytest.approx(probability, rel=1e-3)
+    assert float(zeros.exp()) == pytest.approx(1 - probability, rel=1e-2)

@@ -6,9 +6,11 @@ from ._components import count_components, normalise
 from ._counts import CountAutoencoder
 from ._joint import JointLikelihood, JointParameters
 from ._likelihoods import (
+    Bernoulli,
     CountLikelihood,
     CountParameters,
     NegativeBinomial,
+    NegativeBinomialMixture,
     Poisson,
     ZeroInflatedNegativeBinomial,
     likelihoods,
@@ -25,8 +27,12 @@ __all__ = [
     "MODALITIES",
     "TARGET_SUM",
     "Autoencoder",
+<<<<<<< HEAD
     "BorrowedAutoencoder",
     "BorrowedTotalVI",
+=======
+    "Bernoulli",
+>>>>>>> mudata
     "CountAutoencoder",
     "CountLikelihood",
     "CountParameters",
@@ -38,7 +44,11 @@ __all__ = [
     "MeanParameters",
     "MultimodalAutoencoder",
     "NegativeBinomial",
+<<<<<<< HEAD
     "NormalParameters",
+=======
+    "NegativeBinomialMixture",
+>>>>>>> mudata
     "Parameters",
     "Poisson",
     "PretrainedWeights",

@@ -56,8 +56,10 @@ def gene_weights(counts: sp.csr_matrix, rng: np.random.Generator) -> np.ndarray:
     """Each gene's reliability: the correlation of two halves of its counts over cells, `(n_genes,)`.
 
     Genes whose variation is sampling noise are kept from turning the components towards the noise of the training
-    cells, which other cells do not share.
+    cells, which other cells do not share. Of presence or absence, every gene counts alike.
     """
+    if counts.max() <= 1:  # halves of a single count exclude each other
+        return np.ones(counts.shape[1], dtype=np.float32)
     scale = float(np.median(np.asarray(counts.sum(1)))) / 2
     first, second = (normalise(half, scale) for half in split_counts(counts, rng))
 

@@ -20,6 +20,7 @@ DISPERSIONS = ("gene", "gene-batch", "gene-cell")
 # Bounds of the share of a latent's variance that re-encoding a cell may add.
 _NOISE_RANGE = (0.001, 0.8)
 _N_CELLS_CALIBRATE = 10_000
+_LOG_BACKGROUND = -1.5  # a fifth, to start from
 _BLOCK = 512
 
 
@@ -49,7 +50,7 @@ class CountAutoencoder(nn.Module):
     n_layers
         Number of hidden layers on each side.
     likelihood
-        `"nb"`, `"zinb"`, `"poisson"`, or a :class:`CountLikelihood`.
+        `"nb"`, `"zinb"`, `"poisson"`, `"nb_mixture"`, `"bernoulli"`, or a :class:`CountLikelihood`.
     dispersion
         Whether the inverse dispersion is one number per gene (`"gene"`), per gene and batch (`"gene-batch"`), or
         decoded for each cell (`"gene-cell"`).
@@ -115,6 +116,8 @@ class CountAutoencoder(nn.Module):
         self.decoder_batch = nn.Embedding(n_batches, n_genes) if n_batches else None
         self.decoder_zero = nn.Linear(n_hidden, n_genes) if self.likelihood.has_zero_inflation else None
         self.decoder_dispersion = nn.Linear(n_hidden, n_genes, bias=False) if self.dispersion == "gene-cell" else None
+        if self.likelihood.has_background:
+            self.log_background = nn.Parameter(torch.full((1, n_genes), _LOG_BACKGROUND))
         if self.dispersion:
             n_rows = n_batches if self.dispersion == "gene-batch" else 1
             self.log_dispersion = nn.Parameter(torch.zeros(n_rows, n_genes))
@@ -148,7 +151,12 @@ class CountAutoencoder(nn.Module):
         """
         counts, labels = subsample(counts, labels, rng)
         parts = [(scale, counts[:, columns]) for columns, _, scale in self._members()]
-        for scale, part in parts:
+        for (scale, part), (_, likelihood) in zip(parts, self.likelihood.members, strict=True):
+            if part.max() > likelihood.largest:
+                raise ValueError(
+                    f"{type(likelihood).__name__} counts are {likelihood.largest:g} at most, but there are some of "
+                    f"{part.max():g}. Set them to one, or choose likelihood='poisson'."
+                )
             scale.fit(part)
         maps = self._fit_components(parts, labels, rng)
         weights = scipy.linalg.block_diag(*(components.weights.T for components in maps))
@@ -208,8 +216,9 @@ class CountAutoencoder(nn.Module):
             latents.append(mean + noise * (0.5 * log_variance).exp())
         batches = None if batch is None else torch.from_numpy(batch[cells])
         log_dispersion = self._fit_dispersions(counts, torch.cat(latents), batches)
-        if self.dispersion == "gene" and not self.likelihood.has_zero_inflation:
-            self.log_dispersion.copy_(log_dispersion)
+        for columns, likelihood, _ in self._members():
+            if self.dispersion == "gene" and not likelihood.has_zero_inflation:
+                self.log_dispersion[:, columns] = log_dispersion[columns]
 
     def _fit_dispersions(self, counts: sp.csr_matrix, latents: Tensor, batch: Tensor | None) -> Tensor:
         """Set the intercepts to give each gene's total, and return its likeliest log dispersion, `(n_genes,)`."""
@@ -240,7 +249,8 @@ class CountAutoencoder(nn.Module):
             if not likelihood.has_zero_inflation:
                 return torch.ones(())
             zero = F.linear(hidden, self.decoder_zero.weight[columns][genes], self.decoder_zero.bias[columns][genes])
-            return torch.sigmoid(-zero)
+            background = self.log_background[:, columns][:, genes] if likelihood.has_background else None
+            return CountParameters(torch.zeros_like(zero), None, zero, background).mean
 
         shift, log_dispersion = scale.fit_dispersions(counts[:, columns], output, kept)
         bias += shift
@@ -343,6 +353,7 @@ class CountAutoencoder(nn.Module):
             torch.cat(log_means, dim=1),
             log_dispersion,
             None if self.decoder_zero is None else self.decoder_zero(hidden).float(),
+            self.log_background if self.likelihood.has_background else None,
         )
 
     def loss(self, counts: Tensor, latents: Tensor, batch: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,6 +59,7 @@ class JointLikelihood(Likelihood):
         self.has_library_size = any(has_library_size)
         self.has_dispersion = any(member.has_dispersion for member in likelihoods)
         self.has_zero_inflation = any(member.has_zero_inflation for member in likelihoods)
+        self.has_background = any(member.has_background for member in likelihoods)
 
     @property
     def n_library(self) -> int:
@@ -72,17 +73,17 @@ class JointLikelihood(Likelihood):
 
     def split(self, p: CountParameters) -> JointParameters:
         """Parameters of all columns as those of each modality, without what its likelihood does not use."""
-        parts = []
-        for columns, member in self.members:
-            parts.append(
-                replace(
-                    p,
-                    log_rate=p.log_rate[:, columns],
-                    log_dispersion=p.log_dispersion[:, columns] if member.has_dispersion else None,
-                    zero_logits=p.zero_logits[:, columns] if member.has_zero_inflation else None,
+        return JointParameters(
+            tuple(
+                CountParameters(
+                    p.log_rate[:, columns],
+                    p.log_dispersion[:, columns] if member.has_dispersion else None,
+                    p.zero_logits[:, columns] if member.has_zero_inflation else None,
+                    p.log_background[:, columns] if member.has_background else None,
                 )
+                for columns, member in self.members
             )
-        return JointParameters(tuple(parts))
+        )
 
     def log_prob(self, rows: Tensor, columns: Tensor, values: Tensor, p: JointParameters) -> Tensor:
         """Log-likelihood of sparse counts, `(n_cells,)`."""

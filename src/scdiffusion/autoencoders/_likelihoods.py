@@ -17,6 +17,8 @@ likelihoods = Registry("likelihood")
 
 # Above this rate of the compound Poisson process (below) hardly any draw is zero and drawing directly is cheaper.
 _DIRECT_RATE = 4.0
+# Of a Bernoulli: the logarithm of a zero's probability must stay finite.
+_LOG_LARGEST_PROBABILITY = -1e-3
 
 
 @dataclass
@@ -30,18 +32,25 @@ class CountParameters:
     log_dispersion
         Logarithm of the inverse dispersion theta, `(n_cells, n_genes)` or broadcastable; None for Poisson.
     zero_logits
-        Logits of the probability of a zero beyond the negative binomial's own, `(n_cells, n_genes)`; None otherwise.
+        Logits of the probability of a zero beyond the negative binomial's own, `(n_cells, n_genes)`; None otherwise. Of a
+        mixture, those of the background.
+    log_background
+        Logarithm of the background's expected count as a share of the other, broadcastable; None without a background.
     """
 
     log_rate: Tensor
     log_dispersion: Tensor | None = None
     zero_logits: Tensor | None = None
+    log_background: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
         """Expected counts, `(n_cells, n_genes)`."""
         rate = self.log_rate.exp()
-        return rate if self.zero_logits is None else rate * torch.sigmoid(-self.zero_logits)
+        if self.zero_logits is None:
+            return rate
+        background = 0 if self.log_background is None else self.zero_logits.sigmoid() * self.log_background.exp()
+        return rate * (torch.sigmoid(-self.zero_logits) + background)
 
     def head(self, n_cells: int) -> CountParameters:
         """The parameters of the first cells."""
@@ -49,7 +58,9 @@ class CountParameters:
         def take(values: Tensor | None) -> Tensor | None:
             return values if values is None or len(values) == 1 < len(self.log_rate) else values[:n_cells]
 
-        return CountParameters(self.log_rate[:n_cells], take(self.log_dispersion), take(self.zero_logits))
+        return CountParameters(
+            self.log_rate[:n_cells], take(self.log_dispersion), take(self.zero_logits), take(self.log_background)
+        )
 
     def at(self, rows: Tensor, columns: Tensor) -> CountParameters:
         """The parameters of single entries, each `(n_entries,)`."""
@@ -71,6 +82,8 @@ class CountLikelihood(Likelihood):
     values, dtype, has_library_size = COUNTS, torch.int32, True
     has_dispersion = True
     has_zero_inflation = False
+    has_background = False
+    largest = float("inf")  # count
 
     @property
     def members(self) -> tuple[tuple[slice, CountLikelihood], ...]:
@@ -193,6 +206,34 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     has_zero_inflation = True
 
 
+@likelihoods.register("nb_mixture")
+class NegativeBinomialMixture(NegativeBinomial):
+    """Mixture of two negative binomials with the same dispersion, the lower one a background.
+
+    As of proteins :cite:p:`Gayoso2021`, of which antibodies that bind to nothing leave counts in every cell.
+    """
+
+    has_zero_inflation = has_background = True
+
+    def log_prob(self, rows: Tensor, columns: Tensor, counts: Tensor, p: CountParameters) -> Tensor:
+        """Log-likelihood of sparse counts, `(n_cells,)`."""
+        parts = [
+            (F.logsigmoid(-p.zero_logits), CountParameters(p.log_rate, p.log_dispersion)),
+            (F.logsigmoid(p.zero_logits), CountParameters(p.log_rate + p.log_background, p.log_dispersion)),
+        ]
+        log_zero = torch.logaddexp(*(log_weight - self.zero_rate(part) for log_weight, part in parts))
+        positive = torch.logaddexp(
+            *(w[rows, columns] + self.log_prob_positive(counts, part.at(rows, columns)) for w, part in parts)
+        )
+        return log_zero.sum(1).index_add(0, rows, positive - log_zero[rows, columns])
+
+    def draw(self, p: CountParameters, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw counts, as sorted non-zero entries."""
+        unit = torch.rand(p.log_rate.shape, generator=generator, device=p.log_rate.device)
+        log_rate = torch.where(unit < p.zero_logits.sigmoid(), p.log_rate + p.log_background, p.log_rate)
+        return super().draw(CountParameters(log_rate, p.log_dispersion), generator)
+
+
 @likelihoods.register("poisson")
 class Poisson(CountLikelihood):
     """Poisson with the given rate."""
@@ -210,3 +251,27 @@ class Poisson(CountLikelihood):
 
     def draw_direct(self, p: CountParameters, generator: torch.Generator | None) -> Tensor:
         return torch.poisson(p.log_rate.exp(), generator=generator)
+
+
+@likelihoods.register("bernoulli")
+class Bernoulli(Poisson):
+    """One or zero, such as whether a peak is open, with a probability of the given rate."""
+
+    largest = 1.0
+
+    def _log_probability(self, p: CountParameters) -> Tensor:
+        return p.log_rate.clamp(max=_LOG_LARGEST_PROBABILITY)
+
+    def zero_rate(self, p: CountParameters) -> Tensor:
+        return -torch.log1p(-self._log_probability(p).exp())
+
+    def log_prob_positive(self, counts: Tensor, p: CountParameters) -> Tensor:
+        return self._log_probability(p)
+
+    def draw(self, p: CountParameters, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw ones, as sorted non-zero entries."""
+        rows, columns, counts = super().draw(p, generator)
+        return rows, columns, counts.clamp(max=1)
+
+    def draw_direct(self, p: CountParameters, generator: torch.Generator | None) -> Tensor:
+        return torch.bernoulli(self._log_probability(p).exp(), generator=generator)

@@ -173,7 +173,9 @@ class PanelScale(Scale):
             log_normal = norm.cdf(knots, of_cells.mean(), max(of_cells.std(), 0.1))
             mixed = _LOG_NORMAL_SHARE * log_normal + (1 - _LOG_NORMAL_SHARE) * share
             self.log_counts[protein] = torch.from_numpy(knots)
-            self.scores[protein] = torch.from_numpy(norm.ppf(mixed.clip(least, 1 - least)))
+            # The ramp keeps knots apart where there are no cells and the normal distribution has ended.
+            scores = norm.ppf(least + (1 - 2 * least) * mixed) + np.linspace(0, 0.01, _N_KNOTS)
+            self.scores[protein] = torch.from_numpy(scores)
 
     def forward(self, counts: Tensor) -> Tensor:
         """Scores of counts."""

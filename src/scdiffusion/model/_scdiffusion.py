@@ -97,7 +97,8 @@ class SCDiffusion(
         - `autoencoder` (`"counts"`, `"scimilarity"`, `"linear"`), `n_latent` (estimated from the data), `n_hidden`
           (256), `n_layers` (1), `likelihood` (`"nb"`, `"zinb"`, `"poisson"`), `dispersion` (`"gene"`, `"gene-batch"`,
           `"gene-cell"`), `dropout` (0.3); with pretrained weights `freeze_hidden`. Of several modalities, `n_latent` and
-          `likelihood` are dicts by modality of those that are not to be chosen from the data and by kind.
+          `likelihood` are dicts by modality, which need not name all; by default RNA and protein have `"nb"`, ATAC
+          `"poisson"`; there are `"nb_mixture"` and `"bernoulli"` as well.
         - `standardise_latents` (True).
         - `schedule` (`"cosine"`, `"linear"`), `prediction` (`"v"`, `"epsilon"`, `"x0"`), `loss_weighting`
           (`"min_snr"`, `"uniform"`), `min_snr_gamma` (5), `n_timesteps` (1000).

@@ -45,25 +45,27 @@ def evaluate_modalities(
     layers = {name: layer if layer in parts[name]["real"].layers else None for name in modalities}
     if layer is not None and not any(layers.values()):
         raise ValueError(f"No modality of real has a layer {layer!r}.")
-    if len(modalities) != 2 and (pairs is not None or (len(modalities) < 2 and of_one == [])):
+    wants_two = pairs is not None or of_one == []
+    if len(modalities) < 2 and wants_two or len(modalities) > 2 and pairs is not None:
         raise ValueError(f"Correlations between modalities need two of them; shared are {name_some(modalities)}.")
+    with_cross = pairs is not None or metrics is None or CROSS_CORRELATION in metrics
+    inputs = {name: read(parts[name], groupby, layers[name]) for name in modalities} if with_cross else {}
+    columns = None if pairs is None else _columns_of(pairs, inputs)
     tables, notes = [], []
-    for name in modalities if of_one is None or of_one else []:
+    for name in modalities if of_one != [] or not with_cross else []:
         table = evaluate(
             **parts[name], groupby=groupby, baseline=baseline, metrics=of_one, layer=layers[name], n_cells=n_cells,
             n_splits=n_splits, rng=seed, progress=progress,
         )  # fmt: skip
         notes += [f"{name}: {note}" for note in table.attrs["notes"]]
         tables.append(table.assign(modality=name))
-    if metrics is None or CROSS_CORRELATION in metrics:
-        inputs = {name: read(parts[name], groupby, layers[name]) for name in modalities}
-        for a, b in combinations(modalities, 2):
-            data = _side_by_side(inputs[a], inputs[b])
-            metric = cross_correlation(len(inputs[a].genes), _columns_of(pairs, a, b, inputs))
-            pools = build_pools(data.cells, data.genes, baseline=baseline, pcs=False, seed=seed)
-            row = make_row(metric, pools.all(n_cells), pools.context, n_splits, seed, notes)
-            table = pd.DataFrame([row], columns=COLUMNS).astype(dict.fromkeys(FIGURES, float))
-            tables.append(table.assign(modality=f"{a}, {b}"))
+    for a, b in combinations(inputs, 2):
+        metric = cross_correlation(len(inputs[a].genes), columns)
+        data = _side_by_side(inputs[a], inputs[b])
+        pools = build_pools(data.cells, data.genes, baseline=baseline, pcs=False, seed=seed)
+        row = make_row(metric, pools.all(n_cells), pools.context, n_splits, seed, notes)
+        table = pd.DataFrame([row], columns=COLUMNS).astype(dict.fromkeys(FIGURES, float))
+        tables.append(table.assign(modality=f"{a}, {b}"))
     table = pd.concat(tables, ignore_index=True)[["modality", *COLUMNS]]
     table.attrs = {"notes": notes, "modalities": modalities, "groupby": groupby, "n_splits": n_splits}
     return table
@@ -107,16 +109,11 @@ def _side_by_side(a: Input, b: Input) -> Input:
     return Input(cells, a.genes.append(b.genes), [])
 
 
-def _columns_of(
-    pairs: Sequence[tuple[str, str]] | None, a: str, b: str, inputs: Mapping[str, Input]
-) -> list[tuple[int, int]] | None:
-    """Columns of named features."""
-    if pairs is None:
-        return None
+def _columns_of(pairs: Sequence[tuple[str, str]], inputs: Mapping[str, Input]) -> list[tuple[int, int]]:
+    """Columns of named features, one of each modality."""
     for pair in pairs:
-        for name, feature in zip((a, b), pair, strict=True):
-            if feature not in inputs[name].genes:
-                raise ValueError(
-                    f"{name!r} has no {feature!r} on all sides.{did_you_mean(feature, inputs[name].genes)}"
-                )
-    return [(inputs[a].genes.get_loc(first), inputs[b].genes.get_loc(second)) for first, second in pairs]
+        for (name, data), feature in zip(inputs.items(), pair, strict=True):
+            if feature not in data.genes:
+                raise ValueError(f"{name!r} has no {feature!r} on all sides.{did_you_mean(feature, data.genes)}")
+    first, second = (data.genes for data in inputs.values())
+    return [(first.get_loc(a), second.get_loc(b)) for a, b in pairs]
