@@ -53,6 +53,11 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         name: compare(log_of(real), log_of(model.generate(real.n_obs, conditions, **drawing(arguments))))
         for name, conditions in asked.items()
     }
+    how = drawing(arguments)
+    learning = {name: value for name, value in how.items() if name != "rng"}
+    model.train_scorer(max_epochs=arguments.max_epochs, generate_kwargs=learning, progress=False, rng=arguments.seed)
+    best = model.generate(real.n_obs, "observed", keep_top=0.8, **how)
+    rows["ours + post-guidance"] = compare(log_of(real), log_of(best))
     rows["positive control, here"] = compare(log_of(real), log_of(some_of(train, real.n_obs, arguments.seed)))
     for name, figures in PAPER[arguments.paper].items():
         rows[f"{name}, paper"] = dict(zip(["RF AUC", "MMD"], figures, strict=True))

@@ -80,7 +80,7 @@ def test_reprogramming(script, cells, tmp_path):
     assert np.isfinite(table[["MMD", "LISI"]].to_numpy()).all() and table["LISI"].between(0, 1).all()
 
 
-@pytest.mark.parametrize(("name", "n_rows"), [("scld_realism", 9), ("scld_clusters", 4)])
+@pytest.mark.parametrize(("name", "n_rows"), [("scld_realism", 10), ("scld_clusters", 4)])
 def test_scld(script, written, cells, name, n_rows):
     clusters = np.resize(["1", "2", "3", "6"], cells.n_obs)
     table = script(name)([written(louvain=clusters), *TINY])

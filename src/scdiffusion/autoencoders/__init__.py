@@ -27,12 +27,9 @@ __all__ = [
     "MODALITIES",
     "TARGET_SUM",
     "Autoencoder",
-<<<<<<< HEAD
+    "Bernoulli",
     "BorrowedAutoencoder",
     "BorrowedTotalVI",
-=======
-    "Bernoulli",
->>>>>>> mudata
     "CountAutoencoder",
     "CountLikelihood",
     "CountParameters",
@@ -44,11 +41,8 @@ __all__ = [
     "MeanParameters",
     "MultimodalAutoencoder",
     "NegativeBinomial",
-<<<<<<< HEAD
-    "NormalParameters",
-=======
     "NegativeBinomialMixture",
->>>>>>> mudata
+    "NormalParameters",
     "Parameters",
     "Poisson",
     "PretrainedWeights",
