@@ -340,11 +340,8 @@ class CountAutoencoder(nn.Module):
             log_dispersion = self.log_dispersion[batch] if self.dispersion == "gene-batch" else self.log_dispersion
             if self.decoder_dispersion is not None:
                 log_dispersion = log_dispersion + self.decoder_dispersion(hidden).float()
-        sizes = (
-            library_size.log()
-            .reshape(len(latents), -1)
-            .split([int(scale.has_library_size) for scale in self.scales], dim=1)
-        )
+        n_library = [int(scale.has_library_size) for scale in self.scales]
+        sizes = library_size.log().reshape(len(latents), sum(n_library)).split(n_library, dim=1)
         log_means = [
             scale.log_mean(output[:, columns].float(), log_library)
             for (columns, _, scale), log_library in zip(self._members(), sizes, strict=True)

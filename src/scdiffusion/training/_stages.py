@@ -16,6 +16,8 @@ from scdiffusion.networks import Conditions
 
 _KL_WARMUP_STEPS = 50
 _LR_WARMUP_SHARE = 0.05
+# Parameters of a likelihood, one for each gene.
+_OF_GENES = ("log_dispersion", "log_background")
 
 
 def _cosine(step: int, n_steps: int) -> float:
@@ -94,7 +96,7 @@ class AutoencoderStage(Stage):
     kl_weight
         Weight of the divergence of the posterior from a standard normal, reached after 50 steps.
     lr, dispersion_lr
-        Learning rates of the weights and of the dispersions, which live on a scale of their own.
+        Learning rates of the weights and of the dispersions, and of what else a likelihood has for each gene.
     weight_decay
         Of the weights.
     """
@@ -145,8 +147,8 @@ class AutoencoderStage(Stage):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW of what is not frozen, dispersions apart."""
         trained = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
-        dispersions = [p for name, p in trained if name == "log_dispersion"]
-        weights = [p for name, p in trained if name != "log_dispersion"]
+        dispersions = [p for name, p in trained if name in _OF_GENES]
+        weights = [p for name, p in trained if name not in _OF_GENES]
         groups: list[dict[str, Any]] = [{"params": weights, "lr": self.lr, "weight_decay": self.weight_decay}]
         if dispersions:
             groups.append({"params": dispersions, "lr": self.dispersion_lr, "weight_decay": 0.0})
