@@ -120,10 +120,8 @@ def tabula_muris() -> AnnData:
         channel.obs_names = [f"{name}_{barcode.removesuffix('-1')}" for barcode in channel.obs_names]
         channels.append(channel)
     adata = concat(channels, merge="same")
-    adata = adata[adata.obs_names.isin(annotations.index)].copy()
     columns = {"tissue": "organ", "cell_ontology_class": "celltype", "mouse.id": "mouse", "channel": "channel"}
-    adata.obs = annotations.loc[adata.obs_names, list(columns)].rename(columns=columns).astype("category")
-    return _tidy(adata)
+    return _tidy(_annotated(adata, annotations, columns))
 
 
 def pbmc68k() -> AnnData:
@@ -189,12 +187,10 @@ def lung_fibrosis() -> AnnData:
     genes = pd.read_csv(paths["genes.tsv.gz"], header=None, sep="\t").iloc[:, -1].astype(str)
     adata = sc.read_mtx(paths["matrix.mtx.gz"]).T
     adata.obs_names, adata.var_names = list(barcodes), make_index_unique(pd.Index(list(genes)))
-    adata = adata[adata.obs_names.isin(metadata.index)].copy()
     columns = {
         "celltype": "celltype", "population": "population", "Diagnosis": "diagnosis", "Sample_Name": "sample",
     }  # fmt: skip
-    adata.obs = metadata.loc[adata.obs_names, list(columns)].rename(columns=columns).astype("category")
-    return _tidy(adata)
+    return _tidy(_annotated(adata, metadata, columns))
 
 
 def reprogramming() -> AnnData:
@@ -250,6 +246,13 @@ def brain_small() -> AnnData:
     >>> adata = scd.datasets.brain_small()  # doctest: +SKIP
     """
     return _tidy(sc.read_10x_h5(BRAIN_SMALL.fetch()))
+
+
+def _annotated(adata: AnnData, annotations: pd.DataFrame, columns: dict[str, str]) -> AnnData:
+    """The cells that are annotated, with some of the columns under names of ours."""
+    adata = adata[adata.obs_names.isin(annotations.index)].copy()
+    adata.obs = annotations.loc[adata.obs_names, list(columns)].rename(columns=columns).astype("category")
+    return adata
 
 
 def _tidy(adata: AnnData) -> AnnData:

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from scdiffusion.model._messages import did_you_mean, name_some
-from scdiffusion.model._training import default_n_steps
-from scdiffusion.training import ClassifierStage, auto_precision
+from scdiffusion.model._training import check_max_epochs, default_n_steps, run_settings
+from scdiffusion.training import ClassifierStage
 
 
 class ClassifierMixin:
@@ -101,8 +101,7 @@ class ClassifierMixin:
         for key in keys:
             if key not in self.composition.keys:
                 raise ValueError(f"The model has no condition {key!r}.{did_you_mean(key, available)}")
-        if max_epochs is not None and (max_epochs != int(max_epochs) or max_epochs < 1):
-            raise ValueError(f"max_epochs must be a whole number, 1 or more; got {max_epochs!r}.")
+        check_max_epochs(max_epochs)
         settings = self._training_settings("classifier", classifier_kwargs)
         batch_size, patience, n_steps = (settings.pop(name) for name in ("batch_size", "patience", "n_steps"))
         network = {name: settings.pop(name) for name in ("n_hidden", "dropout")}
@@ -128,15 +127,7 @@ class ClassifierMixin:
                     max_epochs,
                     n_steps or default_n_steps(len(loader.mean)),
                     patience if early_stopping else None,
-                    {
-                        "accelerator": accelerator,
-                        "devices": devices,
-                        "precision": precision or auto_precision(accelerator),
-                        "checkpoint_dir": checkpoint_dir,
-                        "logger": logger,
-                        "progress": progress,
-                        **trainer_kwargs,
-                    },
+                    run_settings(accelerator, devices, precision, checkpoint_dir, logger, progress, trainer_kwargs),
                 )
                 for metric in ("loss", stage.network.score_name):
                     self._join_levels(f"{name}_{metric}", stage.n_levels)

@@ -17,7 +17,8 @@ from scdiffusion.model._conditions import OBSERVED
 from scdiffusion.model._constants import Key
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._selection import KEEP_ALL
-from scdiffusion.training import FixedLabelled, LabelledLoader, ScorerStage, auto_precision, expression_source
+from scdiffusion.model._training import check_max_epochs, run_settings
+from scdiffusion.training import FixedLabelled, LabelledLoader, ScorerStage, expression_source
 
 _EPOCHS = 100
 
@@ -101,8 +102,7 @@ class ScoringMixin:
         """
         self._require_trained("train_scorer")
         self._require_data()
-        if max_epochs is not None and (max_epochs != int(max_epochs) or max_epochs < 1):
-            raise ValueError(f"max_epochs must be a whole number, 1 or more; got {max_epochs!r}.")
+        check_max_epochs(max_epochs)
         settings = self._training_settings("scorer", scorer_kwargs)
         batch_size, patience, n_steps, most, n_per_real = (
             settings.pop(name) for name in ("batch_size", "patience", "n_steps", "n_cells", "n_generated_per_real")
@@ -136,15 +136,7 @@ class ScoringMixin:
                 max_epochs or (None if n_steps else _EPOCHS),
                 n_steps,
                 patience if early_stopping else None,
-                {
-                    "accelerator": accelerator,
-                    "devices": devices,
-                    "precision": precision or auto_precision(accelerator),
-                    "checkpoint_dir": checkpoint_dir,
-                    "logger": logger,
-                    "progress": progress,
-                    **trainer_kwargs,
-                },
+                run_settings(accelerator, devices, precision, checkpoint_dir, logger, progress, trainer_kwargs),
             )
 
     def _require_scorer(self) -> None:

@@ -147,15 +147,7 @@ class TrainingMixin:
         diffusion_settings = self._training_settings("diffusion", diffusion_kwargs)
         self._training_settings("classifier", classifier_kwargs)
         self._training_settings("scorer", scorer_kwargs)
-        common: dict[str, Any] = {
-            "accelerator": accelerator,
-            "devices": devices,
-            "precision": precision or auto_precision(accelerator),
-            "checkpoint_dir": checkpoint_dir,
-            "logger": logger,
-            "progress": progress,
-            **trainer_kwargs,
-        }
+        common = run_settings(accelerator, devices, precision, checkpoint_dir, logger, progress, trainer_kwargs)
         trains_classifiers = epochs.get("classifier", 0) != 0
         with self._training_session(accelerator, devices, rng):
             self._split_cells(train_size, np.random.default_rng(rng))
@@ -337,6 +329,33 @@ class TrainingMixin:
                 log_library[cells] = posterior["library_size"].log()
                 start += len(x)
         return mean, log_variance, log_library
+
+
+def run_settings(
+    accelerator: str,
+    devices: Any,
+    precision: str | None,
+    checkpoint_dir: str | Path | None,
+    logger: Any,
+    progress: bool,
+    trainer_kwargs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What every stage is run with, as :func:`~scdiffusion.training.fit_stage` takes it."""
+    return {
+        "accelerator": accelerator,
+        "devices": devices,
+        "precision": precision or auto_precision(accelerator),
+        "checkpoint_dir": checkpoint_dir,
+        "logger": logger,
+        "progress": progress,
+        **trainer_kwargs,
+    }
+
+
+def check_max_epochs(max_epochs: int | None) -> None:
+    """Refuse a number of epochs that trains nothing; for stages that are trained by a call of their own."""
+    if max_epochs is not None and (max_epochs != int(max_epochs) or max_epochs < 1):
+        raise ValueError(f"max_epochs must be a whole number, 1 or more; got {max_epochs!r}.")
 
 
 def default_n_steps(n_cells: int) -> float:
