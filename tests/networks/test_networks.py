@@ -165,3 +165,29 @@ def test_between_conditions_categories_meet_as_vectors_and_numbers_as_numbers():
     torch.testing.assert_close(left, encoder(source.without(0, 1)))
     for weight, end in ((0.0, source), (1.0, target)):
         torch.testing.assert_close(encoder(Between(source, target, weight)), encoder(end))
+
+
+@every_denoiser
+@pytest.mark.parametrize("fusion", list(fusions))
+def test_cells_that_share_conditions_are_denoised_as_if_each_had_its_own(make, fusion):
+    torch.manual_seed(0)
+    denoiser = make(3, EmbeddingConditions([2, 3], 16, n_continuous=1), fusion=fusion).eval()
+    for p in denoiser.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x, t, cell = torch.randn(20, 3), torch.full((20,), 500), torch.arange(20)
+    values = torch.where(cell % 3 == 0, torch.nan, 1.0)[:, None]
+    conditions = Conditions(torch.stack([cell % 2, torch.full_like(cell, -1)], 1), values)
+    grouped = conditions.grouped()
+    assert len(grouped.groups[0]) == 4
+    for keys in [(), (0,), (0, 1, 2)]:
+        apart = denoiser(x, t, conditions.without(*keys))
+        torch.testing.assert_close(denoiser(x, t, grouped.without(*keys)), apart)
+    one = Conditions(torch.zeros(20, 2, dtype=torch.long), torch.zeros(20, 1))
+    torch.testing.assert_close(denoiser(x, t, one.grouped()), denoiser(x, t, one))
+
+
+def test_only_conditions_that_cells_share_are_grouped():
+    conditions = Conditions(torch.zeros(6, 1, dtype=torch.long), torch.arange(6.0)[:, None])
+    assert conditions.grouped().groups is None
+    assert Conditions(torch.zeros(6, 0)).grouped().groups[0].shape == (1,)
+    assert conditions.grouped()[:3].groups is None

@@ -226,7 +226,7 @@ class SCDiffusionModule(BaseModuleClass):
         `(n_cells, n_features)`.
         """
         guide = Guide() if guide is None else guide
-        schedule, start = self.process.schedule, None
+        schedule, start, conditions = self.process.schedule, None, conditions.grouped()
         x = torch.randn((len(conditions), self.n_features), generator=generator, device=conditions.device)
         if origin is not None:
             start = schedule.level_to_timestep(level)

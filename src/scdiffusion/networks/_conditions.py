@@ -28,6 +28,8 @@ class Conditions:
     profiles
         By position of a categorical key: mean log-normalised expression, `(n_genes,)`, given in place of a category.
         Only some condition encoders can read it (:class:`MeanExpressionConditions`).
+    groups
+        Which cells share their conditions, as :meth:`grouped` finds.
 
     Examples
     --------
@@ -42,11 +44,16 @@ class Conditions:
     """
 
     def __init__(
-        self, codes: Tensor, values: Tensor | None = None, profiles: Mapping[int, Tensor] | None = None
+        self,
+        codes: Tensor,
+        values: Tensor | None = None,
+        profiles: Mapping[int, Tensor] | None = None,
+        groups: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.codes = codes
         self.values = torch.empty((len(codes), 0), device=codes.device) if values is None else values
         self.profiles = dict(profiles or {})
+        self.groups = groups
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -59,6 +66,21 @@ class Conditions:
         """The same conditions on another device."""
         profiles = {key: profile.to(device) for key, profile in self.profiles.items()}
         return Conditions(self.codes.to(device), self.values.to(device), profiles)
+
+    def grouped(self) -> Conditions:
+        """The same conditions, with `groups`, so that a network need not compute the same for each cell of a group.
+
+        These are the row of one cell of each group, `(n_groups,)`, and the group of each cell, `(n_cells,)`; None where
+        most cells have conditions of their own. Cells of a group must be at the same timestep.
+        """
+        columns = [self.codes.double(), self.values.double().nan_to_num(nan=torch.inf)]
+        constant = torch.zeros((len(self), 1), device=self.device)  # there may be no condition at all
+        distinct, group = torch.unique(torch.cat([constant, *columns], 1), dim=0, return_inverse=True)
+        if 2 * len(distinct) > len(self):
+            return self
+        row = torch.empty(len(distinct), dtype=torch.long, device=self.device)
+        row[group] = torch.arange(len(self), device=self.device)
+        return Conditions(self.codes, self.values, self.profiles, (row, group))
 
     @property
     def device(self) -> torch.device:
@@ -99,6 +121,7 @@ class Conditions:
             self.codes.masked_fill(hidden[:, :n_categorical], LEFT_TO_MODEL),
             self.values.masked_fill(hidden[:, n_categorical:], torch.nan),
             self.profiles,
+            self.groups,
         )
 
 
@@ -141,6 +164,10 @@ class Between(Conditions):
     def target(self) -> Conditions:
         """Where the way ends, but for the numbers, which are those in between."""
         return Conditions(self.target_codes, self.values)
+
+    def grouped(self) -> Between:
+        """Without groups, since there are two conditions to each cell."""
+        return self
 
     def _masked(self, hidden: Tensor) -> Between:
         return Between(self.source._masked(hidden), self.target._masked(hidden), self.weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,27 @@ class TimestepEncoder(nn.Module):
         return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
+@dataclass(frozen=True)
+class Context:
+    """What steers the layers of a denoiser: vectors of timesteps and conditions.
+
+    Parameters
+    ----------
+    vectors
+        One for each cell, or for each group of cells that share theirs, `(n_vectors, n_hidden)`.
+    group
+        The group of each cell, `(n_cells,)`; None where each has a vector of its own.
+    """
+
+    vectors: Tensor
+    group: Tensor | None = None
+
+    def through(self, layer: nn.Module) -> Tensor:
+        """What a layer makes of the vectors, `(n_cells, n_outputs)`, or `(1, n_outputs)` where all cells share one."""
+        outputs = layer(self.vectors)
+        return outputs if self.group is None or len(outputs) == 1 else outputs[self.group]
+
+
 class ResidualBlock(nn.Module):
     """Two linear layers added to their input, scaled and shifted by the timestep and condition; starts as identity."""
 
@@ -47,8 +69,8 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, h: Tensor, context: Tensor) -> Tensor:
-        scale, shift = self.modulation(context).chunk(2, dim=1)
+    def forward(self, h: Tensor, context: Context) -> Tensor:
+        scale, shift = context.through(self.modulation).chunk(2, dim=1)
         return h + self.second(self.dropout(F.silu(self.first(self.norm(h) * (1 + scale) + shift))))
 
 
@@ -85,10 +107,15 @@ class Denoiser(nn.Module, ABC):
         -------
         `(n_cells, n_features)`.
         """
-        return self.denoise(x_t, F.silu(self.fusion(self.timestep_encoder(t), self.condition_encoder(conditions))))
+        group = None
+        if conditions.groups is not None:
+            rows, group = conditions.groups
+            t, conditions = t[rows], conditions[rows]
+        vectors = F.silu(self.fusion(self.timestep_encoder(t), self.condition_encoder(conditions)))
+        return self.denoise(x_t, Context(vectors, group))
 
     @abstractmethod
-    def denoise(self, x_t: Tensor, context: Tensor) -> Tensor:
+    def denoise(self, x_t: Tensor, context: Context) -> Tensor:
         """Predict from noised latents, `(n_cells, n_features)`, and the vectors of timesteps and conditions."""
 
 
@@ -141,7 +168,7 @@ class ResidualMLP(Denoiser):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def denoise(self, x_t: Tensor, context: Tensor) -> Tensor:
+    def denoise(self, x_t: Tensor, context: Context) -> Tensor:
         h = self.input(x_t)
         for block in self.blocks:
             h = block(h, context)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._condition_encoders import ConditionEncoder
-from ._denoisers import Denoiser, TimestepEncoder, denoisers
+from ._denoisers import Context, Denoiser, TimestepEncoder, denoisers
 
 # Of the sinusoidal embedding that the paper's code takes over from image diffusion.
 _LONGEST_PERIOD = 10_000
@@ -23,8 +23,8 @@ class _Block(nn.Module):
         self.linear, self.context = nn.Linear(n_in, n_out), nn.Linear(n_context, n_out)
         self.norm, self.dropout = nn.LayerNorm(n_out), nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        return self.dropout(F.silu(self.norm(self.linear(x) + self.context(context))))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.dropout(F.silu(self.norm(self.linear(x) + context.through(self.context))))
 
 
 @denoisers.register("skip_mlp")
@@ -87,7 +87,7 @@ class SkipMLP(Denoiser):
             nn.Linear(n_hidden[0], n_head), nn.LayerNorm(n_head), nn.SiLU(), nn.Linear(n_head, n_features)
         )
 
-    def denoise(self, x_t: Tensor, context: Tensor) -> Tensor:
+    def denoise(self, x_t: Tensor, context: Context) -> Tensor:
         h, outputs = x_t, []
         for block in self.down:
             h = block(h, context)

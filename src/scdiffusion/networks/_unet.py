@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._condition_encoders import ConditionEncoder
-from ._denoisers import Denoiser, TimestepEncoder, denoisers
+from ._denoisers import Context, Denoiser, TimestepEncoder, denoisers
 
 _GROUP = 8
 
@@ -27,8 +27,8 @@ class _Block(nn.Module):
         )
         self.shortcut = nn.Identity() if n_in == n_out else nn.Conv1d(n_in, n_out, 1)
 
-    def forward(self, h: Tensor, context: Tensor) -> Tensor:
-        return self.shortcut(h) + self.second(self.first(h) + self.context(context)[:, :, None])
+    def forward(self, h: Tensor, context: Context) -> Tensor:
+        return self.shortcut(h) + self.second(self.first(h) + context.through(self.context)[:, :, None])
 
 
 @denoisers.register("unet")
@@ -99,7 +99,7 @@ class UNet1d(Denoiser):
         nn.init.zeros_(self.output[-1].weight)
         nn.init.zeros_(self.output[-1].bias)
 
-    def denoise(self, x_t: Tensor, context: Tensor) -> Tensor:
+    def denoise(self, x_t: Tensor, context: Context) -> Tensor:
         h = self.input(F.pad(x_t, (0, self.n_padding))[:, None]) + self.position  # (n_cells, n_channels, n_positions)
         outputs = []
         for level, block in enumerate(self.down):
