@@ -66,6 +66,7 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False  # docstrings describe what is returned, annotations give the type
 typehints_defaults = "braces"
 always_use_bars_union = True
+toc_object_entries_show_parents = "hide"  # the contents of a page have room for `generate()` alone
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
@@ -96,5 +97,7 @@ html_theme_options = {
     "use_repository_button": True,
     "path_to_docs": "docs/",
     "navigation_with_keys": False,
+    "navbar_persistent": [],  # a second search field, above that of the sidebar
 }
+html_css_files = ["custom.css"]
 html_context = {"default_mode": "light"}
