@@ -6,6 +6,8 @@ import warnings
 from importlib.metadata import metadata
 from pathlib import Path
 
+from scdiffusion import SCDiffusion
+
 # Set on the documentation server. Elsewhere nothing is fetched, so that the build works without a network.
 ONLINE = os.environ.get("SCDIFFUSION_DOCS_ONLINE") == "1"
 
@@ -54,6 +56,9 @@ nb_execution_mode = "off"  # notebooks are stored executed
 nb_merge_streams = True
 
 autosummary_generate = True
+# The model is put together from mixins, which have no pages: their methods are listed with its own.
+own_parts = [part for part in SCDiffusion.__mro__ if part.__module__.startswith("scdiffusion")]
+autosummary_context = {"parts_of_model": sorted({name for part in own_parts for name in vars(part)})}
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
@@ -61,6 +66,7 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False  # docstrings describe what is returned, annotations give the type
 typehints_defaults = "braces"
 always_use_bars_union = True
+toc_object_entries_show_parents = "hide"  # the contents of a page have room for `generate()` alone
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
@@ -91,5 +97,7 @@ html_theme_options = {
     "use_repository_button": True,
     "path_to_docs": "docs/",
     "navigation_with_keys": False,
+    "navbar_persistent": [],  # a second search field, above that of the sidebar
 }
+html_css_files = ["custom.css"]
 html_context = {"default_mode": "light"}

@@ -13,7 +13,9 @@ from ._denoisers import TimestepEncoder
 
 
 class NoiseAwareClassifier(nn.Module, ABC):
-    """Likelihood of one condition given a noised latent and its timestep; for :meth:`SCDiffusion.train_classifier`.
+    """Likelihood of one condition given a noised latent and its timestep.
+
+    For :meth:`~scdiffusion.SCDiffusion.train_classifier`.
 
     Three hidden layers, the last of half the width, each told the timestep: scDiffusion's layout, at a width that
     suits latents of few dimensions. There is no normalisation: within the batch, it would make a cell's guidance

@@ -10,7 +10,7 @@ _FARTHEST = 6.0
 
 
 class Scorer(nn.Module):
-    r"""Tells real cells from generated ones; for :meth:`SCDiffusion.train_scorer`.
+    r"""Tells real cells from generated ones; for :meth:`~scdiffusion.SCDiffusion.train_scorer`.
 
     Three linear layers, as in SCLD, with dropout between them. The output :math:`s(x)` is the logit of the probability
     that a cell is real. Trained with as much weight on real as on generated cells, it is the logarithm of the ratio of their densities,
