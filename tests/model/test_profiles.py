@@ -57,14 +57,15 @@ def test_cells_follow_their_category(model, cells_of):
         assert min(names, key=lambda other: distance(generated, cells_of(other))) == name
 
 
-@pytest.mark.parametrize("form", ["cells", "series", "shuffled series with further genes"])
+@pytest.mark.parametrize("form", ["cells", "examples", "series", "shuffled series with further genes"])
 def test_profile_of_a_trained_type_gives_that_type(model, cells_of, form):
     profile = cells_of("CD14+ Monocyte")
-    if form != "cells":
+    if form.endswith("series") or form.startswith("shuffled"):
         profile = pd.Series(mean_of(profile), index=profile.var_names)
     if form.startswith("shuffled"):
         profile = pd.concat([profile.sample(frac=1, random_state=0), pd.Series({"elsewhere": 3.0})])
-    given = model.generate(60, {"bulk_labels": profile, "phase": "G1"}, rng=0)
+    compose = "shift" if form == "examples" else "joint"
+    given = model.generate(60, {"bulk_labels": profile, "phase": "G1"}, compose=compose, rng=0)
     named = model.generate(60, {"bulk_labels": "CD14+ Monocyte", "phase": "G1"}, rng=0)
     np.testing.assert_allclose(given.obsm["X_scdiffusion"], named.obsm["X_scdiffusion"], atol=0.05)
     assert given.obs["bulk_labels"].isna().all() and (given.obs["phase"] == "G1").all()
@@ -74,7 +75,7 @@ def test_profile_of_a_trained_type_gives_that_type(model, cells_of, form):
 def test_profile_of_an_unseen_type_moves_cells_towards_it(model, cells_of):
     """Ten cells of the type that was held out say more than nothing does."""
     unseen = cells_of(HELD_OUT)
-    few = model.generate(100, {"bulk_labels": unseen[:10].copy()}, rng=0)
+    few = model.generate(100, {"bulk_labels": unseen[:10].copy()}, compose="joint", rng=0)
     rest = unseen[10:].copy()
     assert distance(few, rest) < 0.9 * distance(model.generate(100, rng=0), rest)
 
@@ -150,8 +151,10 @@ def test_profile_of_no_condition(model, cells_of):
 
 
 def test_model_that_knows_names_only(trained, cells_of):
-    with pytest.raises(ValueError, match="condition_encoder='mean_expression'"):
-        trained.generate(5, {"bulk_labels": cells_of(HELD_OUT)})
+    cells = cells_of(HELD_OUT)
+    for request in (cells, pd.Series(mean_of(cells), index=cells.var_names)):
+        with pytest.raises(ValueError, match=r"compose='shift'.*condition_encoder='mean_expression'"):
+            trained.generate(5, {"bulk_labels": request}, compose="joint")
 
 
 def test_profile_of_the_batch(adata):

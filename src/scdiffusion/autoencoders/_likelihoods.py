@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,12 @@ class CountParameters:
         return CountParameters(
             self.log_rate[:n_cells], take(self.log_dispersion), take(self.zero_logits), take(self.log_background)
         )
+
+    def reweighted(self, log_factors: Tensor) -> CountParameters:
+        """The same library sizes, of which each gene's share is multiplied by a factor, `(n_genes,)`."""
+        log_rate = self.log_rate + log_factors
+        gained = log_rate.logsumexp(1, keepdim=True) - self.log_rate.logsumexp(1, keepdim=True)
+        return replace(self, log_rate=log_rate - gained)
 
     def at(self, rows: Tensor, columns: Tensor) -> CountParameters:
         """The parameters of single entries, each `(n_entries,)`."""

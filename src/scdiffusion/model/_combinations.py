@@ -97,6 +97,32 @@ class CombinationMeans:
             uncertainty = uncertainty + ((self.means[starts] - mean) ** 2).sum(1)
         return np.average(self.means[ends] - self.means[starts], axis=0, weights=1 / uncertainty.clip(1e-12))
 
+    def approach(self, key: int, features: np.ndarray) -> tuple[int, np.ndarray]:
+        r"""The trained category nearest to some cells, and what takes its cells to theirs.
+
+        The difference of means is shrunk by :math:`1 - v / (n \lVert d \rVert^2)`, for :math:`n` cells and variance
+        :math:`v` within combinations, as much of it as is expected by chance (James & Stein, 1961).
+
+        Parameters
+        ----------
+        key
+            Position of the condition key.
+        features
+            Of the cells, shape ``(n_cells, n_features)``.
+
+        Returns
+        -------
+        Code of the category, and what to add to the features, shape ``(n_features,)``.
+        """
+        codes = np.unique(self.codes[:, key])
+        rows = [self.codes[:, key] == code for code in codes]
+        means = np.stack([np.average(self.means[row], axis=0, weights=self.n_cells[row]) for row in rows])
+        differences = features.mean(0) - means
+        lengths = (differences**2).sum(1)
+        nearest = int(np.argmin(lengths + [self.variance / self.n_cells[row].sum() for row in rows]))
+        by_chance = self.variance / len(features) / max(lengths[nearest], 1e-12)
+        return int(codes[nearest]), max(0.0, 1 - by_chance) * differences[nearest]
+
     def detour(self, target: np.ndarray) -> Detour | None:
         """The trained combinations from which it is not far to one that was never trained on.
 

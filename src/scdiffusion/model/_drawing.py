@@ -43,6 +43,8 @@ class Drawing:
         Share of the process that the origin is noised to and denoised from.
     shift
         What to add to the features that are drawn, `(n_cells, n_features)`; by default nothing.
+    log_factors
+        Logarithms of what to multiply the genes' shares of the counts with, `(n_genes,)`; by default nothing.
     cut
         Which of the cells to keep; by default all. Not for cells with an origin.
     batch_size
@@ -64,6 +66,7 @@ class Drawing:
     origin_covariates: Tensor | None = None
     level: float = 1.0
     shift: Tensor | None = None
+    log_factors: Tensor | None = None
     cut: Cut | None = None
     batch_size: int = 4096
 
@@ -186,6 +189,7 @@ class DrawingMixin:
                 covariates,
                 generator,
                 None if drawing.library is None else drawing.library[rows][asked],
+                None if drawing.log_factors is None else drawing.log_factors.to(self.device),
             )
             drawn = Drawn(rows, rows.start + asked.numpy(), latents, expression, None, len(asked))
             if cut is None:

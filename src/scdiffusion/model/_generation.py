@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy.special import expit
-from torch import Tensor
 
 from scdiffusion.diffusion import Composition, Sampler, Selection, compositions, samplers
-from scdiffusion.model._combinations import CombinationMeans, start_from_trained
-from scdiffusion.model._composition import Plan, TrainingComposition
-from scdiffusion.model._conditions import beyond_training, fill_from_training, read_conditions, unseen_combinations
+from scdiffusion.model._composition import Plan
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing, Drawn
 from scdiffusion.model._guidance import Methods, Scale, read_guidance
 from scdiffusion.model._latents import LibrarySize
-from scdiffusion.model._messages import name_some
-from scdiffusion.model._profiles import take_profiles
 from scdiffusion.model._selection import joined_provenance, read_keep_top, selection_provenance
 from scdiffusion.model._streaming import Stream
-from scdiffusion.networks import AS_GIVEN, Conditions
-
-
-class Request(NamedTuple):
-    """What cells are asked for."""
-
-    plan: Plan
-    """As `obs` says it."""
-    conditions: Conditions
-    """As the networks draw them."""
-    asked: list[str]
-    """Keys that anything is asked of."""
-    shift: Tensor | None
-    """What to add to the features that are drawn, `(n_cells, n_features)`."""
 
 
 class GenerationMixin:
@@ -83,9 +62,9 @@ class GenerationMixin:
             - `"observed"`: the conditions of the training cells, in their proportions.
             - a dict by condition key. Its values are one category for all cells (`{"cell_type": "B cell"}`), numbers of
               cells by category (`{"cell_type": {"B cell": 500, "NK": 200}}`), or one category per cell. Of continuous
-              keys, any numbers in place of categories (`{"time": 3.5}`). With `condition_encoder="mean_expression"` also
-              a profile for all cells, of a category that need not have been trained on: an `AnnData` of cells of it, or
-              their mean log-normalised expression as a Series by gene.
+              keys, any numbers in place of categories (`{"time": 3.5}`). Of a category that need not have been trained
+              on, an `AnnData` of a few of its cells; with `condition_encoder="mean_expression"` also their mean
+              log-normalised expression as a Series by gene.
             - a data frame with one row per cell.
 
             A key left out, None or NaN is left to the model.
@@ -116,7 +95,8 @@ class GenerationMixin:
             - `"joint"`: the denoiser sees all of them, and knows how one acts in the presence of another.
             - `"shift"`: the same, but for combinations that no training cell has. Their cells are drawn as of
               combinations that training cells have and that differ in one condition, and shifted by what this condition
-              changes in others (see the guide, :doc:`/user_guide/unseen`).
+              changes in others. Where cells of a category are given, those of the trained category nearest to them are
+              shifted to them, and genes scaled (see the guide, :doc:`/user_guide/unseen`).
             - `"sum"`: the denoiser sees one at a time, and what each changes is summed, a product of experts.
         sampler
             `"dpmpp_2m"`, `"ddim"`, `"ddpm"` or `"euler"`, or a :class:`~scdiffusion.diffusion.Sampler`. By default the
@@ -217,13 +197,12 @@ class GenerationMixin:
         sampler = self._read_sampler(sampler)
         seed = seed_sequence(rng if stream is None else stream.entropy(rng))
         compose = self._settings["guidance"]["compose"] if compose is None else compose
-        plan, conditions, asked, shift = self._plan(
+        plan, conditions, asked, profiles, shift, log_factors = self._plan(
             obs_conditions,
             n_cells,
             np.random.default_rng(seed.spawn(1)[0]),
             shifts_unseen=compositions.resolve(compose).shifts_unseen,
         )
-        profiles = [self.composition.keys[position] for position in conditions.profiles]
         keys = {key: position for position, key in enumerate(self.composition.keys) if key != self.batch_key}
         guide, guidance_provenance = read_guidance(
             guidance,
@@ -254,6 +233,7 @@ class GenerationMixin:
             self._covariates(plan),
             library,
             shift=shift,
+            log_factors=log_factors,
             cut=cut,
             batch_size=n_kept,
         )
@@ -293,6 +273,7 @@ class GenerationMixin:
         call = {
             "model": self._fingerprint(),
             "conditions": [*plan, {key: profile.numpy() for key, profile in conditions.profiles.items()}],
+            "shift": [None if part is None else part.numpy() for part in (shift, log_factors)],
             "library size": library,
             "setting": [sampler, guide, cut, provenance],
         }
@@ -320,38 +301,6 @@ class GenerationMixin:
             return "none"
         return "drawn" if library is None else "given"
 
-    def _plan(
-        self, obs_conditions: Any, n_cells: int | None, rng: np.random.Generator, *, shifts_unseen: bool = False
-    ) -> Request:
-        """What is asked for; combinations that were never trained on by way of trained ones if they are shifted."""
-        composition = self.composition
-        obs_conditions, profiles = take_profiles(
-            obs_conditions, self.var_.index, composition, self.covariate_keys, self.registry_["setup_args"]
-        )
-        if profiles and not self.module.denoiser.condition_encoder.reads_profiles:
-            raise ValueError(
-                "The model knows its categories by name only and cannot read a profile. Train one that knows them by "
-                "their mean expression: SCDiffusion(adata, condition_encoder='mean_expression')."
-            )
-        asked = read_conditions(obs_conditions, n_cells, composition, rng)
-        is_asked = np.column_stack([asked.codes >= 0, ~np.isnan(asked.values)]).any(0)
-        is_asked[list(profiles)] = True
-        drawn_as, shift = asked, None
-        if shifts_unseen:
-            drawn_as, shift = start_from_trained(asked, CombinationMeans.from_dict(self.combination_means_), rng)
-        _warn_of_extrapolation(asked, drawn_as, composition)
-        filled = fill_from_training(drawn_as, composition, self.covariate_keys, rng)
-        codes = filled.codes.copy()
-        codes[:, list(profiles)] = AS_GIVEN
-        return Request(
-            asked._replace(
-                codes=np.where(asked.codes == drawn_as.codes, filled.codes, asked.codes), values=filled.values
-            ),
-            self.module.conditions(torch.from_numpy(codes), torch.from_numpy(filled.values), profiles),
-            [key for key, is_it in zip(composition.keys, is_asked, strict=True) if is_it],
-            None if shift is None else torch.from_numpy(shift),
-        )
-
     def _fingerprint(self) -> list[Any]:
         """All of the model that generated cells depend on."""
         weights = {name: tensor.cpu().numpy() for name, tensor in self.module.state_dict().items()}
@@ -374,19 +323,3 @@ def seed_sequence(rng: int | np.random.Generator | None) -> np.random.SeedSequen
     if rng is not None and (isinstance(rng, bool) or int(rng) != rng or rng < 0):
         raise ValueError(f"rng must be a whole number, 0 or more, or a numpy Generator; got {rng!r}.")
     return np.random.SeedSequence(None if rng is None else int(rng))
-
-
-def _warn_of_extrapolation(asked: Plan, drawn_as: Plan, composition: TrainingComposition) -> None:
-    messages = [f"{message}: the model extrapolates." for message in beyond_training(asked.values, composition)]
-    changed = asked.codes != drawn_as.codes
-    ways = {
-        f"from cells with another {key}, shifted by what that changes in other cells": asked.codes[column]
-        for key, column in zip(composition.categories, changed.T, strict=True)
-    }
-    ways["from the conditions apart"] = asked.codes[~changed.any(1)]
-    for how, codes in ways.items():
-        if len(codes) and (unseen := unseen_combinations(codes, composition)):
-            names = name_some([", ".join(f"{key}={category}" for key, category in row.items()) for row in unseen], 5)
-            messages.append(f"No training cell has the combination {names}: the model extrapolates {how}.")
-    for message in messages:
-        warnings.warn(message, UserWarning, stacklevel=4)

@@ -185,7 +185,7 @@ class LatentMixin:
         told = None if told is None else told.to(z.device)
         parts = [
             self.module.decode(z[rows], log_library[rows], None if told is None else told[rows]).mean.cpu()
-            for rows in _blocks(len(z))
+            for rows in decoding_blocks(len(z))
         ]
         expected = torch.cat(parts).numpy() if parts else np.empty((0, self.module.autoencoder.n_genes), np.float32)
         return self._by_modality(expected)
@@ -238,13 +238,23 @@ class LatentMixin:
 
     @torch.inference_mode()
     def _draw(
-        self, latents: Tensor, log_library: Tensor, covariates: Tensor | None, generator: torch.Generator
+        self,
+        latents: Tensor,
+        log_library: Tensor,
+        covariates: Tensor | None,
+        generator: torch.Generator,
+        log_factors: Tensor | None = None,
     ) -> list[sp.csr_matrix]:
-        """Draw expression block by block, so that only one block of cells by genes is ever dense."""
+        """Draw expression block by block, so that only one block of cells by genes is ever dense.
+
+        Genes' shares of the counts are as decoded, or multiplied by factors, whose logarithms are `(n_genes,)`.
+        """
         drawn, likelihood = [], self.module.autoencoder.likelihood
-        for rows in _blocks(len(latents)):
+        for rows in decoding_blocks(len(latents)):
             told = None if covariates is None else covariates[rows]
             parameters = self.module.decode(latents[rows], log_library[rows], told)
+            if log_factors is not None:
+                parameters = parameters.reweighted(log_factors)
             cells, genes, values = likelihood.draw(parameters, generator)
             per_cell = torch.bincount(cells, minlength=len(latents[rows]))
             indptr = np.concatenate([[0], per_cell.cumsum(0).cpu().numpy()])
@@ -263,7 +273,8 @@ def _read_sizes(given: float | Sequence[float], n_cells: int, name: str) -> np.n
     return np.broadcast_to(sizes, (n_cells,))
 
 
-def _blocks(n_cells: int) -> list[slice]:
+def decoding_blocks(n_cells: int) -> list[slice]:
+    """Rows that are decoded together."""
     return [slice(start, min(start + DECODING_BLOCK, n_cells)) for start in range(0, n_cells, DECODING_BLOCK)]
 
 

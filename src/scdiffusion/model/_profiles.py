@@ -77,7 +77,7 @@ def take_profiles(
     composition: TrainingComposition,
     covariate_keys: Collection[str],
     setup: Mapping[str, Any],
-) -> tuple[Any, dict[int, Tensor]]:
+) -> tuple[Any, dict[int, AnnData | pd.Series]]:
     """Take the profiles out of what a user asks for.
 
     Parameters
@@ -95,12 +95,12 @@ def take_profiles(
 
     Returns
     -------
-    What is left, and mean log-normalised expression, `(n_genes,)`, by the position of the condition key.
+    What is left, and cells or a profile by the position of the condition key.
 
     Raises
     ------
     ValueError
-        If a condition can have no profile, or the profile does not fit, see :func:`read_profile`.
+        If a condition can have no profile.
     """
     if not isinstance(obs_conditions, Mapping):
         return obs_conditions, {}
@@ -114,9 +114,7 @@ def take_profiles(
             raise ValueError(f"{key!r} is {what}, which the decoder must know: there is no profile of it.")
         if key in composition.continuous:
             raise ValueError(f"{key!r} is continuous: ask for numbers, there is no profile of it.")
-        profiles[composition.keys.index(key)] = read_profile(
-            request, key, genes, setup.get("layer"), setup.get("values", COUNTS)
-        )
+        profiles[composition.keys.index(key)] = request
     return rest, profiles
 
 
@@ -133,7 +131,19 @@ def _is_profile(request: Any, key: str, genes: pd.Index, composition: TrainingCo
     return not is_of_cells and not all(composition.is_category(key, value) for value in request.dropna().unique())
 
 
-def read_profile(request: AnnData | pd.Series, key: str, genes: pd.Index, layer: str | None, values: str) -> Tensor:
+def read_cells(request: AnnData, key: str, genes: pd.Index, setup: Mapping[str, Any]) -> sp.csr_matrix:
+    """Read the expression of cells that a user gives in place of a category, `(n_cells, n_genes)`.
+
+    Parameters and errors are those of :func:`read_profile`.
+    """
+    if not request.n_obs:
+        raise ValueError(f"{key!r} was given as cells, but there are none.")
+    columns = _columns_of(request.var_names, genes, key)
+    expression = expression_source(check_expression(request, setup.get("layer"), setup.get("values", COUNTS)))
+    return expression.take(np.arange(request.n_obs))[:, columns]
+
+
+def read_profile(request: AnnData | pd.Series, key: str, genes: pd.Index, setup: Mapping[str, Any]) -> Tensor:
     """Read a profile that a user gives in place of a category.
 
     Parameters
@@ -144,8 +154,8 @@ def read_profile(request: AnnData | pd.Series, key: str, genes: pd.Index, layer:
         The condition key.
     genes
         Genes of the model; the profile is brought into their order, and further genes are left out.
-    layer, values
-        Where the expression of cells is, and what it is.
+    setup
+        How the training cells were registered.
 
     Returns
     -------
@@ -156,14 +166,10 @@ def read_profile(request: AnnData | pd.Series, key: str, genes: pd.Index, layer:
     ValueError
         If genes are missing or occur twice, or a value is not that of expression.
     """
-    is_cells = isinstance(request, AnnData)
-    columns = _columns_of(request.var_names if is_cells else request.index, genes, key)
-    if is_cells:
-        expression = expression_source(check_expression(request, layer, values)).take(np.arange(request.n_obs))[
-            :, columns
-        ]
-        return _tensor(np.asarray(log_normalised(expression, values).mean(0)).ravel())
-    profile = request.to_numpy(dtype=np.float64)[columns]
+    if isinstance(request, AnnData):
+        expression = log_normalised(read_cells(request, key, genes, setup), setup.get("values", COUNTS))
+        return _tensor(np.asarray(expression.mean(0)).ravel())
+    profile = request.to_numpy(dtype=np.float64)[_columns_of(request.index, genes, key)]
     if not (np.isfinite(profile) & (profile >= 0) & (profile <= MAX_LOG_VALUE)).all():
         raise ValueError(
             f"The profile of {key!r} holds NaN, infinite or negative values, or ones above {MAX_LOG_VALUE}. It must be "

@@ -163,12 +163,17 @@ class RefiningMixin:
         return self.module.standardise(mean + (0.5 * log_variance).exp() * noise, log_library)
 
     def _draw_expression(
-        self, features: Tensor, covariates: Tensor | None, generator: torch.Generator, library: np.ndarray | None = None
+        self,
+        features: Tensor,
+        covariates: Tensor | None,
+        generator: torch.Generator,
+        library: np.ndarray | None = None,
+        log_factors: Tensor | None = None,
     ) -> sp.csr_matrix:
-        """Expression drawn from features of cells, `(n_cells, n_genes)`."""
+        """Expression drawn from features of cells, `(n_cells, n_genes)`; `log_factors` as for :meth:`_draw`."""
         latents, log_library = self.module.split(features)
         log_library = self._log_library(log_library, library)
-        return sp.vstack(self._draw(latents, log_library, covariates, generator), format="csr")
+        return sp.vstack(self._draw(latents, log_library, covariates, generator, log_factors), format="csr")
 
     def _generator(self, rng: np.random.Generator) -> torch.Generator:
         """Source of randomness on the model's device, seeded by the next number of `rng`."""

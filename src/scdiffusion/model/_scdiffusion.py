@@ -41,6 +41,7 @@ from scdiffusion.model._presets import arguments_of, read_preset
 from scdiffusion.model._pretraining import add_sizes, adopt, check_settings
 from scdiffusion.model._profiles import set_profiles
 from scdiffusion.model._refining import RefiningMixin
+from scdiffusion.model._requests import RequestMixin
 from scdiffusion.model._saving import SavingMixin
 from scdiffusion.model._scoring import ScoringMixin
 from scdiffusion.model._selection import read_keep_top
@@ -56,6 +57,7 @@ class SCDiffusion(
     ClassifierMixin,
     ScoringMixin,
     GenerationMixin,
+    RequestMixin,
     RefiningMixin,
     DrawingMixin,
     LatentMixin,
