@@ -70,10 +70,13 @@ def test_held_out_organs(script, written, celltypes, organs):
     assert (table["accuracy, real"] > 0.8).all() and table["scDiffusion, paper"].tolist() == [0.98, 0.968, 0.966]
 
 
-def test_reprogramming(script, cells, tmp_path):
+@pytest.mark.parametrize("log_normalised", [False, True])  # the file of scd.datasets.reprogramming() is
+def test_reprogramming(script, cells, tmp_path, log_normalised):
     twice = ad.concat([cells, cells], index_unique="-")
     days = np.resize(np.arange(0, 8.5, 0.5), twice.n_obs)
     twice.obs["day"] = [f"D{day:g}" if i % 2 else f"{day:.1f}" for i, day in enumerate(days)]
+    if log_normalised:
+        twice.X = scd.metrics.log_normalise(twice.X)
     twice.write_h5ad(tmp_path / "days.h5ad")
     table = script("reprogramming")([str(tmp_path / "days.h5ad"), *TINY])
     assert list(table["MMD, paper"]) == [0.322, 0.521, 0.047, 0.129, 0.055, 0.117]

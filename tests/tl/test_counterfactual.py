@@ -110,6 +110,13 @@ def test_cells_that_cannot_be_changed(without_late_b, of_donor):
     assert "start_donor" not in become.obs
 
 
+def test_a_denoiser_that_sees_no_conditions_cannot_go_by_them(sees_nothing, of_donor):
+    start = of_donor("early", "A")[:20]
+    with pytest.raises(ValueError, match=r"sees no conditions.*method='shift'.*model\.refine"):
+        scd.tl.counterfactual(sees_nothing, start, {"donor": "B"}, method="refined")
+    assert scd.tl.counterfactual(sees_nothing, start, {"donor": "B"}, rng=0).n_obs == 20
+
+
 class TestGenerate:
     """What `generate` makes of a combination that was never trained on."""
 

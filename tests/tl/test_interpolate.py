@@ -278,6 +278,19 @@ def test_mistakes_say_what_to_type(without_mid, development, change, error, mess
         scd.tl.interpolate(without_mid, development, **request)
 
 
+def test_a_denoiser_that_sees_no_conditions_cannot_go_by_them(sees_nothing, development):
+    for settings in ({}, {"method": "condition"}):
+        with pytest.raises(ValueError, match=r"sees no conditions.*method='gradient'"):
+            scd.tl.interpolate(sees_nothing, development, "stage", "early", "late", **settings)
+    sees_nothing.train_classifier("stage", max_epochs=1, progress=False)
+    for method in ("gradient", "latent"):
+        states = scd.tl.interpolate(
+            sees_nothing, development, "stage", "early", "late", method=method, n_states=3, n_cells=20, rng=0
+        )
+        first, middle, last = states.obsm["X_scdiffusion"].reshape(3, 20, -1)
+        assert not np.allclose(first, middle) and not np.allclose(middle, last)
+
+
 def test_cells_that_cannot_be_started_from(without_mid, development):
     late = development[development.obs["stage"] == "late"]
     with pytest.raises(ValueError, match="no cells with stage='early', only 'late'"):
