@@ -77,6 +77,8 @@ def test_numbers_are_refined(without_mid, development):
     become = scd.tl.counterfactual(without_mid, start, {"time": 2.0}, method="refined", level=1.0, rng=0)
     assert (become.obs["time"] == 2).all() and (become.obs["start_time"] == 0).all()
     assert become.uns["scdiffusion"]["level"] == 1
+    with pytest.warns(UserWarning, match="time=9 lies outside the training cells' range"):
+        scd.tl.counterfactual(without_mid, start, {"time": 9.0}, method="refined", n_steps=3, rng=0)
     with pytest.raises(ValueError, match="'time' is continuous"):
         scd.tl.counterfactual(without_mid, start, {"time": 2.0})
 

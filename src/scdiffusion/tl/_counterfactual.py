@@ -25,7 +25,7 @@ from scdiffusion.model._messages import did_you_mean, name_some
 
 from ._interpolation._base import check_level
 from ._interpolation._stops import shown
-from ._methods import check_sees_conditions, read_method, settings_of
+from ._methods import check_sees_conditions, read_method, settings_of, warn_of_extrapolation
 
 if TYPE_CHECKING:
     from scdiffusion.model import SCDiffusion
@@ -192,6 +192,11 @@ def counterfactual(
         counts are missing; no training cells show what the change does; the denoiser does not see conditions and the
         method needs that; or an argument does not fit.
 
+    Warns
+    -----
+    UserWarning
+        If a number lies outside the range of training, and the method goes by it.
+
     Examples
     --------
     >>> import scdiffusion as scd
@@ -219,6 +224,8 @@ def counterfactual(
     source = read_conditions(known, cells.n_obs, model.composition, seeds)
     target = read_conditions(known.assign(**obs_conditions), cells.n_obs, model.composition, seeds)
     _check_change(source, target, obs_conditions)
+    if method.needs_conditions:
+        warn_of_extrapolation(model, target)
     source = fill_from_training(source, model.composition, model.covariate_keys, seeds)
     target = _with_covariates_of(source, target, model)
     library = model._read_library_size(library_size, cells.n_obs)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scdiffusion._registry import Registry
+from scdiffusion.model._composition import Plan
+from scdiffusion.model._conditions import beyond_training
 from scdiffusion.model._messages import did_you_mean
 
 if TYPE_CHECKING:
@@ -36,6 +39,12 @@ def check_sees_conditions(model: SCDiffusion, method: str, instead: str) -> None
             "train a model that sees them, the default or SCDiffusion(adata, ..., condition_encoder='embedding', "
             "guidance='none')."
         )
+
+
+def warn_of_extrapolation(model: SCDiffusion, plan: Plan) -> None:
+    """Warn the caller of a tool of numbers outside the range of training, as :meth:`SCDiffusion.generate` does."""
+    for message in beyond_training(plan.values, model.composition):
+        warnings.warn(f"{message}: the model extrapolates.", UserWarning, stacklevel=3)
 
 
 def settings_of(method: Any) -> dict[str, Any]:

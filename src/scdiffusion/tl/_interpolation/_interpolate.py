@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from scdiffusion.diffusion import Guide, Sampler
 from scdiffusion.model._constants import Key
 from scdiffusion.networks import Conditions
-from scdiffusion.tl._methods import check_sees_conditions, read_method, settings_of
+from scdiffusion.tl._methods import check_sees_conditions, read_method, settings_of, warn_of_extrapolation
 
 from ._base import Interpolation, Leg, interpolations
 from ._stops import assign, cells_of, draw_rows, plan_between, plans_at, read_stops, shown
@@ -116,6 +116,11 @@ def interpolate(
     TypeError
         If the method has no such setting.
 
+    Warns
+    -----
+    UserWarning
+        If a number lies outside the range of training, and the method goes by it.
+
     References
     ----------
     Luo et al., *scDiffusion*, Bioinformatics 2024, equations 6 and 7.
@@ -152,6 +157,9 @@ def interpolate(
     with_cells = stops if method.needs_target else stops[:-1]
     rows = draw_rows([cells_of(cells, model, key, stop) for stop in with_cells], n_cells, seeds)
     plans = plans_at(model, cells.obs.iloc[rows[0]], key, stops, keep, seeds)
+    if method.needs_conditions or method.needs_classifier:
+        for plan in plans:
+            warn_of_extrapolation(model, plan)
     counts = [cells.X[chosen] for chosen in rows]
     covariates = [model._observed_covariates(cells.obs.iloc[chosen], plans[0]) for chosen in rows]
     features = [
