@@ -75,8 +75,8 @@ def interpolate(
         - `"condition"`: the same, with the denoiser under the interpolated condition, which it must see, in place of a
           classifier. Setting: `start_level` (as for `"gradient"`).
         - `"latent"`: latents between those of paired cells, decoded. Setting: `path`.
-        - `"expression"`: counts between those of paired cells, the paper's baseline: of the cell each is kept with a
-          probability of one minus the weight, of its partner with the weight.
+        - `"expression"`: counts between those of paired cells: of the cell each is kept with a probability of one minus
+          the weight, of its partner with the weight. A baseline, and not the paper's, whose pairs are random.
         - a :class:`~scdiffusion.tl.Interpolation`.
     n_cells
         Number of cells to follow, drawn from those of the source without replacement. By default all, at most 1,000.
