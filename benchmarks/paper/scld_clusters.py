@@ -8,7 +8,7 @@ Which cells a number stands for depends on the clustering: compare the level of 
 from __future__ import annotations
 
 import pandas as pd
-from _shared import drawing, log_of, need, parser_of, read, show, some_of, trained
+from _shared import LOUVAIN, drawing, log_of, need, parser_of, read, show, some_of, trained
 from scld_realism import compare
 
 #: RF AUC of SCLD and of cscGAN in PBMC clusters 1, 2, 3 and 6.
@@ -16,7 +16,7 @@ PAPER = [(0.71, 0.82), (0.68, 0.72), (0.70, 0.86), (0.69, 0.75)]
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    parser = parser_of(__doc__, cluster="louvain")
+    parser = parser_of(__doc__, cluster=LOUVAIN)
     parser.add_argument("--clusters", nargs=len(PAPER), default=["1", "2", "3", "6"])
     arguments = parser.parse_args(argv)
     key = arguments.cluster_key

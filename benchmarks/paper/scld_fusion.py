@@ -8,7 +8,7 @@ Random-forest AUC in 50 joint principal components, with `preset="scld"` and eac
 from __future__ import annotations
 
 import pandas as pd
-from _shared import drawing, log_of, parser_of, read, show, some_of, trained
+from _shared import LOUVAIN, drawing, log_of, parser_of, read, show, some_of, trained
 from scld_realism import compare
 
 #: RF AUC by fusion.
@@ -19,7 +19,7 @@ PAPER = {
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    parser = parser_of(__doc__, cluster="louvain")
+    parser = parser_of(__doc__, cluster=LOUVAIN)
     parser.add_argument("--paper", choices=list(PAPER), default="PBMC", help="whose figures to print beside")
     arguments = parser.parse_args(argv)
     key = arguments.cluster_key

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pandas as pd
 import scipy.sparse as sp
-from _shared import drawing, log_of, parser_of, read, show, some_of, trained
+from _shared import LOUVAIN, drawing, log_of, parser_of, read, show, some_of, trained
 
 from scdiffusion import metrics
 
@@ -40,7 +40,7 @@ def compare(real: sp.csr_matrix, other: sp.csr_matrix) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    parser = parser_of(__doc__, cluster="louvain")
+    parser = parser_of(__doc__, cluster=LOUVAIN)
     parser.add_argument("--paper", choices=list(PAPER), default="PBMC", help="whose figures to print beside")
     arguments = parser.parse_args(argv)
     key = arguments.cluster_key

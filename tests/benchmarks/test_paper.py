@@ -8,6 +8,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+from sklearn.metrics import normalized_mutual_info_score
 
 import scdiffusion as scd
 
@@ -70,10 +71,13 @@ def test_held_out_organs(script, written, celltypes, organs):
     assert (table["accuracy, real"] > 0.8).all() and table["scDiffusion, paper"].tolist() == [0.98, 0.968, 0.966]
 
 
-def test_reprogramming(script, cells, tmp_path):
+@pytest.mark.parametrize("log_normalised", [False, True])  # the file of scd.datasets.reprogramming() is
+def test_reprogramming(script, cells, tmp_path, log_normalised):
     twice = ad.concat([cells, cells], index_unique="-")
     days = np.resize(np.arange(0, 8.5, 0.5), twice.n_obs)
     twice.obs["day"] = [f"D{day:g}" if i % 2 else f"{day:.1f}" for i, day in enumerate(days)]
+    if log_normalised:
+        twice.X = scd.metrics.log_normalise(twice.X)
     twice.write_h5ad(tmp_path / "days.h5ad")
     table = script("reprogramming")([str(tmp_path / "days.h5ad"), *TINY])
     assert list(table["MMD, paper"]) == [0.322, 0.521, 0.047, 0.129, 0.055, 0.117]
@@ -85,6 +89,24 @@ def test_scld(script, written, cells, name, n_rows):
     clusters = np.resize(["1", "2", "3", "6"], cells.n_obs)
     table = script(name)([written(louvain=clusters), *TINY])
     assert len(table) == n_rows and all(0 <= value <= 1 for value in table.iloc[0, :2] if value < 2)
+
+
+def test_clusters_are_found_where_the_file_has_none(script, written, cells, tmp_path):
+    """As those of scd.datasets.pbmc68k() and brain_small()."""
+    script("scld_realism")
+    shared = sys.modules["_shared"]
+    arguments = shared.parser_of("SCLD", cluster=shared.LOUVAIN).parse_args([written(celltype="T cell")])
+    adata = shared.read(arguments, shared.LOUVAIN)
+    assert adata.obs["louvain"].nunique() > 3
+    types = cells.obs["bulk_labels"][adata.obs_names]
+    assert normalized_mutual_info_score(types, adata.obs["louvain"]) > 0.3
+    with pytest.raises(SystemExit, match="no obs column 'clusters'"):
+        shared.read(arguments, "clusters")
+    logs = cells.copy()
+    logs.X, logs.obs = scd.metrics.log_normalise(logs.X), logs.obs[[]]
+    logs.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(SystemExit, match="nor counts in X"):
+        shared.read(arguments, shared.LOUVAIN)
 
 
 def test_scld_fusion(script, written, cells, monkeypatch):

@@ -328,7 +328,7 @@ def test_bad_proteins_in_obsm_are_refused(value, message):
     [
         ({"preset": "scld"}, "preset='scld' is for models of RNA alone"),
         ({"autoencoder": "linear"}, "autoencoder='linear' is for models of RNA alone"),
-        ({"condition_encoder": "mean_expression"}, "mean_expression"),
+        ({"condition_encoder": "mean_expression"}, "mean log-normalised RNA.*or set up an AnnData of the RNA alone"),
         (
             {"n_latent": 10},
             r"n_latent must be a dict by modality, e.g. n_latent=\{'rna': 10, 'prot': 10, 'peaks': 10\}",

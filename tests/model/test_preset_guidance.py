@@ -57,6 +57,19 @@ def test_training_scdiffusion_trains_its_classifiers(published):
     assert stages["0.0-0.1"] > 0.6 and list(published.classifiers_) == ["bulk_labels"]
 
 
+def test_real_cells_become_what_classifiers_guide_them_to(published, accuracy):
+    monocytes = published.adata[published.adata.obs["bulk_labels"] == "CD14+ Monocyte"].copy()
+    how = {"level": 0.5, "sampler": "dpmpp_2m", "rng": 0}
+    asked = "observed", None, {"bulk_labels": "CD19+ B"}
+    same, free, become = (published.refine(monocytes, obs_conditions=conditions, **how) for conditions in asked)
+    free.obs["bulk_labels"] = become.obs["bulk_labels"]
+    assert accuracy(become) > accuracy(free) + 0.3
+    assert become.uns["scdiffusion"]["guidance"] == "classifier" and free.uns["scdiffusion"]["guidance"] == "none"
+    assert not np.allclose(same.obsm["X_scdiffusion"], free.obsm["X_scdiffusion"])
+    with pytest.raises(ValueError, match="sees no conditions, and nothing else brings in 'bulk_labels'"):
+        published.refine(monocytes, guidance="none")
+
+
 def test_classifiers_bring_in_what_the_unconditional_denoiser_does_not_see(published, accuracy):
     x, t = torch.randn(3, 16), torch.full((3,), 400)
     seen = [

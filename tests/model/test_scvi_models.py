@@ -223,6 +223,27 @@ def test_presets_and_conditions_by_expression(borrowed, scvi_model):
     assert of_paper.generate(5, {"bulk_labels": "CD34+"}, n_steps=5, rng=0).n_obs == 5
 
 
+@pytest.mark.parametrize("encode_covariates", [True, False])
+def test_scorer_and_selection(fit_scvi, cells, encode_covariates):
+    cells.obs.loc[cells.obs_names[:5], "pct"] = 12.0
+    trained = fit_scvi(SCVI, cells, ALL_KEYS, encode_covariates=encode_covariates)
+    model = scd.SCDiffusion.from_scvi_model(trained, **SMALL)
+    model.train(max_epochs=1, progress=False)
+    told, posteriors = [], model._posteriors
+
+    def spy(expression, covariates):
+        told.append(covariates.clone())
+        return posteriors(expression, covariates)
+
+    model._posteriors = spy
+    model.train_scorer(max_epochs=1, scorer_kwargs={"n_generated_per_real": 1}, progress=False)
+    real, drawn = told  # generated cells are encoded as of the batch and covariates that they were decoded for
+    assert real.shape == drawn.shape == (cells.n_obs, 3)
+    assert torch.equal(real.sort(0).values, drawn.sort(0).values)
+    kept = model.generate(30, {"bulk_labels": "CD34+", "donor": "d2"}, keep_top=0.5, rng=0)
+    assert kept.n_obs == 30 and kept.obs["realness"].between(0, 1).all() and (kept.obs["donor"] == "d2").all()
+
+
 def test_scanvi_labels_of_all_cells(fit_scvi, cells):
     truth = cells.obs["bulk_labels"].astype(str)
     hidden = np.random.default_rng(1).random(cells.n_obs) < 0.4
@@ -276,6 +297,8 @@ def test_minified_data(fit_scvi, cells, tmp_path, keeps_counts):
     if not keeps_counts:
         with pytest.raises(ValueError, match="without any count"):
             model.refine()
+        with pytest.raises(ValueError, match="only the latents"):
+            model.train_scorer()
     model.save(tmp_path / "model", save_anndata=True)
     scd.SCDiffusion.load(tmp_path / "model").train(max_epochs=1, progress=False)
     with pytest.raises(ValueError, match=r"leave adata out, or load it with them, SCANVI.load\(dir"):
@@ -320,6 +343,8 @@ def test_rna_of_totalvi(cells, latent_distribution, from_mudata):
     assert model.generate(20, {"bulk_labels": "CD34+", "donor": "d1"}, rng=0).shape == (20, 100)
     with pytest.raises(ValueError, match="encodes RNA together with protein"):
         model.refine()
+    with pytest.raises(ValueError, match="only the latents"):
+        model.train_scorer()
 
 
 def test_saved_directories(scvi_model, fit_scvi, cells, tmp_path):

@@ -70,3 +70,13 @@ def without_late_b(development) -> scd.SCDiffusion:
     model = scd.SCDiffusion(train, n_latent=4, n_hidden=64, denoiser_hidden=64, denoiser_layers=2)
     model.train(max_epochs={"autoencoder": 10, "diffusion": 12}, progress=False)
     return model
+
+
+@pytest.fixture(scope="session")
+def sees_nothing(development) -> scd.SCDiffusion:
+    """A model whose denoiser sees no conditions, hardly trained."""
+    cells = development[:200].copy()
+    scd.SCDiffusion.setup_anndata(cells, condition_keys=["stage", "donor"])
+    model = scd.SCDiffusion(cells, condition_encoder="none", n_latent=3, n_hidden=16, denoiser_hidden=16)
+    model.train(max_epochs=1, progress=False)
+    return model

@@ -28,7 +28,9 @@ def real(model):
     adata.X = sp.csr_matrix(adata.layers["counts"], dtype=np.float32)
     sc.pp.normalize_total(adata)
     sc.pp.log1p(adata)
-    adata.obs["flag"], adata.obs["number"], adata.obs["text"] = True, 3, adata.obs_names
+    adata.obs["flag"], adata.obs["number"], adata.obs["text"] = [True, False] * 350, 3, adata.obs_names
+    adata.obs["long"] = 2**60 + np.arange(700)  # more digits than a float holds
+    adata.raw = adata.copy()
     adata.obs["grade"] = pd.Categorical(["low", "high"] * 350, ["low", "high"], ordered=True)
     return adata
 
@@ -40,6 +42,7 @@ def test_real_cells_are_as_they_were(model, real, tmp_path):
     kept = both[: real.n_obs]
     assert not kept.obs["synthetic"].any() and both.obs["synthetic"].sum() == both.n_obs - real.n_obs == 27 + 10
     assert list(kept.obs_names) == list(real.obs_names) and both.obs_names.is_unique
+    assert both.obs[["flag", "number", "long"]].dtypes.astype(str).tolist() == ["boolean", "Int64", "Int64"]
     for name in real.obs:
         assert (kept.obs[name] == real.obs[name]).all(), name
     assert kept.obs["grade"].cat.ordered and isinstance(both.obs["bulk_labels"].dtype, pd.CategoricalDtype)
@@ -48,8 +51,13 @@ def test_real_cells_are_as_they_were(model, real, tmp_path):
         assert np.array_equal(_dense(kept.layers[name]), _dense(real.layers[name]))
     assert (kept.X != real.X).nnz == 0 and kept.var.equals(real.var)
     assert np.array_equal(kept.obsm["X_pca"], real.obsm["X_pca"]) and "pca" in both.uns
+    assert set(both.obsp) == set(real.obsp) == {"connectivities", "distances"}
+    for name, edges in real.obsp.items():
+        assert (kept.obsp[name] != edges).nnz == 0 and both.obsp[name][real.n_obs :].nnz == 0
+    assert both.raw is None and real.raw is not None
     both.write_h5ad(tmp_path / "both.h5ad")
-    assert ad.read_h5ad(tmp_path / "both.h5ad").obs["synthetic"].sum() == 37
+    read = ad.read_h5ad(tmp_path / "both.h5ad")
+    assert read.obs["synthetic"].sum() == 37 and read.obs["long"].equals(both.obs["long"])
 
 
 def test_synthetic_cells_have_expression_conditions_and_gaps(model, real):
@@ -91,6 +99,22 @@ def test_all_categories_grow(model, real, target):
     assert again.obs["synthetic"].sum() == both.obs["synthetic"].sum() + 1 and again.obs_names.is_unique
     assert again.uns["scdiffusion"]["n_steps"] == 2
     assert scd.tl.augment(both, model, "bulk_labels", target=target).n_obs == both.n_obs
+
+
+@pytest.mark.parametrize("kind", ["category", "bool", "int64", "object"])
+def test_categories_that_are_no_strings(real, kind):
+    real.obs["treated"] = pd.Series(np.arange(700) % 3 == 0, real.obs_names).astype(
+        "int64" if kind == "int64" else "bool"
+    )
+    real.obs["treated"] = real.obs["treated"].astype(kind)
+    scd.SCDiffusion.setup_anndata(real, layer="counts", condition_keys=["bulk_labels", "treated"])
+    model = scd.SCDiffusion(real, n_latent=3, n_hidden=16, denoiser_hidden=16, condition_hidden=16)
+    model.train(max_epochs=1, progress=False)
+    before = real.obs["treated"]
+    both = scd.tl.augment(real, model, "bulk_labels", target={"CD34+": 60}, n_steps=2, rng=0)
+    assert both.obs["treated"].dtype == before.dtype and both.obs["treated"][:700].equals(before)
+    assert set(both.obs["treated"][700:].map(type)) == set(before.map(type))
+    assert set(both.obs["treated"][700:]) == {True, False}
 
 
 def test_unlabelled_cells_stay_and_repeats(model, real):

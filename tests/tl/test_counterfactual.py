@@ -77,6 +77,8 @@ def test_numbers_are_refined(without_mid, development):
     become = scd.tl.counterfactual(without_mid, start, {"time": 2.0}, method="refined", level=1.0, rng=0)
     assert (become.obs["time"] == 2).all() and (become.obs["start_time"] == 0).all()
     assert become.uns["scdiffusion"]["level"] == 1
+    with pytest.warns(UserWarning, match="time=9 lies outside the training cells' range"):
+        scd.tl.counterfactual(without_mid, start, {"time": 9.0}, method="refined", n_steps=3, rng=0)
     with pytest.raises(ValueError, match="'time' is continuous"):
         scd.tl.counterfactual(without_mid, start, {"time": 2.0})
 
@@ -108,6 +110,13 @@ def test_cells_that_cannot_be_changed(without_late_b, of_donor):
         scd.tl.counterfactual(without_late_b, start, {"donor": "B"})
     become = scd.tl.counterfactual(without_late_b, start, {"donor": "B"}, method="refined", rng=0)
     assert "start_donor" not in become.obs
+
+
+def test_a_denoiser_that_sees_no_conditions_cannot_go_by_them(sees_nothing, of_donor):
+    start = of_donor("early", "A")[:20]
+    with pytest.raises(ValueError, match=r"sees no conditions.*method='shift'.*model\.refine"):
+        scd.tl.counterfactual(sees_nothing, start, {"donor": "B"}, method="refined")
+    assert scd.tl.counterfactual(sees_nothing, start, {"donor": "B"}, rng=0).n_obs == 20
 
 
 class TestGenerate:

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -276,6 +278,29 @@ def test_mistakes_say_what_to_type(without_mid, development, change, error, mess
     request = {"key": "stage", "source": "early", "target": "late", "rng": 0, **change}
     with pytest.raises(error, match=message):
         scd.tl.interpolate(without_mid, development, **request)
+
+
+def test_a_denoiser_that_sees_no_conditions_cannot_go_by_them(sees_nothing, development):
+    for settings in ({}, {"method": "condition"}):
+        with pytest.raises(ValueError, match=r"sees no conditions.*method='gradient'"):
+            scd.tl.interpolate(sees_nothing, development, "stage", "early", "late", **settings)
+    sees_nothing.train_classifier("stage", max_epochs=1, progress=False)
+    for method in ("gradient", "latent"):
+        states = scd.tl.interpolate(
+            sees_nothing, development, "stage", "early", "late", method=method, n_states=3, n_cells=20, rng=0
+        )
+        first, middle, last = states.obsm["X_scdiffusion"].reshape(3, 20, -1)
+        assert not np.allclose(first, middle) and not np.allclose(middle, last)
+
+
+def test_numbers_beyond_training_are_warned_of(without_mid, development):
+    request = {"n_states": 2, "n_cells": 5, "n_steps": 3, "rng": 0}
+    for method in ("condition", "gradient"):
+        with pytest.warns(UserWarning, match="time=9 lies outside the training cells' range, 0 to 3, by"):
+            scd.tl.interpolate(without_mid, development, "time", 0.0, 9.0, method=method, **request)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scd.tl.interpolate(without_mid, development, "time", 0.0, 1.0, method="condition", **request)
 
 
 def test_cells_that_cannot_be_started_from(without_mid, development):

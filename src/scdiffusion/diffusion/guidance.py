@@ -188,7 +188,8 @@ class ClassifierFreeGuidance(Guidance):
     SCLD's equation 13: -1 is unconditional, 0 conditional; above 0 samples are sharper and less varied. The equation
     combines estimates of the noise. Here estimates of x_0 are combined, which is the same: at a given ``x_t`` the two
     are tied by an affine map, and the weights ``1 + w`` and ``-w`` sum to one. With a scale per condition, each adds
-    :math:`w_k [\hat x_0(c) - \hat x_0(c \text{ without } c_k)]`, what it changes given the others.
+    :math:`w_k [\hat x_0(c) - \hat x_0(c \text{ without } c_k)]`, what it changes given the others. The condition goes into
+    the network and is not added to the latent, as SCLD's equation 9 has it and its algorithm 2 does not.
 
     References
     ----------

@@ -117,9 +117,16 @@ class DiffusionProcess(nn.Module):
     n_timesteps
         Number of timesteps, when ``schedule`` is a name. A ready-made schedule brings its own.
 
+    Notes
+    -----
+    A step of noising adds noise of variance ``beta_t`` and knows nothing of conditions. SCLD's equation 9 prints
+    ``sqrt(beta_t)``, the standard deviation, as the variance, and adds the condition to the latent at every step; its
+    algorithms 1 and 2 do neither, and are what holds here: conditions are an input of the network alone.
+
     References
     ----------
-    Ho et al., *Denoising Diffusion Probabilistic Models*, NeurIPS 2020.
+    Ho et al., *Denoising Diffusion Probabilistic Models*, NeurIPS 2020, equations 2 and 4.
+    SCLD, arXiv 2312.14220, algorithms 1 and 2.
     Hang et al., *Efficient Diffusion Training via Min-SNR Weighting Strategy*, ICCV 2023.
 
     Examples

@@ -58,9 +58,9 @@ def mmd_scld(real: np.ndarray, generated: np.ndarray, *, n_neighbors: int = 25) 
     as in :func:`mmd_scdiffusion`. Lower is better. The kernels are narrow, so most of the value's floor, about 6/n, is
     every cell's similarity to itself: compare at the same number of cells only.
 
-    Eq. 14 leaves open, and decided here is: the estimate is of the squared MMD, :math:`m` is that of the real cells
-    alone, so that every generator is judged with the same kernels, and a cell is not its own neighbour. Values
-    of other numbers of cells, the paper's among them, cannot be compared.
+    Erratum: Eq. 14 as printed leaves open what is decided here. The estimate is of the squared MMD and not of its root,
+    :math:`m` is that of the real cells alone, so that every generator is judged with the same kernels, and a cell is not
+    its own neighbour. Values of other numbers of cells, the paper's among them, cannot be compared.
 
     Parameters
     ----------

@@ -35,7 +35,11 @@ def choose_preset(preset: str | None, overrides: dict[str, Any], modalities: Map
         return preset
     asked = [f"{part}={choice!r}" for part, choice in parts.items() if choice not in (None, PRESET)]
     if overrides.get("condition_encoder") == "mean_expression":
-        asked.append("condition_encoder='mean_expression'")
+        raise ValueError(
+            "condition_encoder='mean_expression' knows a category by its mean log-normalised RNA, and there are the "
+            f"modalities {name_some(modalities)}, which have no such mean in common. Leave it out (categories then have "
+            "learned vectors), or set up an AnnData of the RNA alone."
+        )
     if asked:
         raise ValueError(
             f"{asked[0]} is for models of RNA alone, but there are the modalities {name_some(modalities)}. Leave it out, "

@@ -18,6 +18,7 @@ from scdiffusion.model._conditions import OBSERVED, read_conditions
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._generation import seed_sequence
+from scdiffusion.model._guidance import Methods, Scale, read_guidance
 from scdiffusion.model._latents import LibrarySize
 from scdiffusion.model._lazy import as_anndata
 from scdiffusion.model._messages import name_some
@@ -33,6 +34,8 @@ class RefiningMixin:
         level: float = 0.3,
         *,
         obs_conditions: Any = OBSERVED,
+        guidance: Methods | None = None,
+        guidance_scale: Scale | None = None,
         sampler: str | Sampler | None = None,
         n_steps: int | None = None,
         library_size: LibrarySize = None,
@@ -56,8 +59,9 @@ class RefiningMixin:
             signal has as much variance as the noise at 0.5.
         obs_conditions
             What the cells are to be. `"observed"`: what `adata.obs` says; a missing value or column is left to the
-            model. Else as for :meth:`generate`, one row per cell or profiles.
-        sampler, n_steps
+            model. Else as for :meth:`generate`, one row per cell or profiles. Where the denoiser sees no conditions, as
+            with `preset="scdiffusion"`, they take effect through guidance by classifiers, and None does without.
+        guidance, guidance_scale, sampler, n_steps
             As for :meth:`generate`.
         library_size
             As for :meth:`generate`. By default that of the cell, denoised with it, so that
@@ -72,7 +76,8 @@ class RefiningMixin:
         Raises
         ------
         ValueError
-            If the model is not trained, genes or counts are missing, or an argument does not fit.
+            If the model is not trained, genes or counts are missing, nothing brings a condition in, or an argument does
+            not fit.
 
         References
         ----------
@@ -99,12 +104,27 @@ class RefiningMixin:
         planning = np.random.default_rng(seed.spawn(1)[0])
         if isinstance(obs_conditions, str) and obs_conditions == OBSERVED:
             obs_conditions = adata.obs[[key for key in self.composition.keys if key in adata.obs]]
-        plan, conditions, *_ = self._plan(obs_conditions, adata.n_obs, planning)
+        plan, conditions, asked, _ = self._plan(obs_conditions, adata.n_obs, planning)
+        keys = {key: position for position, key in enumerate(self.composition.keys) if key != self.batch_key}
+        guide, guidance_provenance = read_guidance(
+            guidance,
+            guidance_scale,
+            None,
+            0.0,
+            "joint",
+            defaults=self._settings["guidance"],
+            keys=keys,
+            asked=[key for key in keys if key in asked],
+            profiles=[self.composition.keys[position] for position in conditions.profiles],
+            classifiers=self.classifiers_,
+            sees_conditions=self.module.denoiser.condition_encoder.sees_conditions,
+        )
 
         drawing = Drawing(
             conditions,
             sampler,
             n_steps,
+            guide,
             covariates=self._covariates(plan),
             library=library,
             origin=adata.X,
@@ -119,6 +139,7 @@ class RefiningMixin:
             self._obs(plan).set_axis(adata.obs_names),
             {Key.LATENT: np.concatenate([chunk.latents for chunk in chunks])},
             {
+                **guidance_provenance,
                 **self._sampling_provenance(sampler, n_steps, rng),
                 "level": float(level),
                 "library_size": self._library_provenance(library),

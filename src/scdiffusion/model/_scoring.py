@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from scdiffusion.autoencoders import COUNTS
-from scdiffusion.model._conditions import OBSERVED
+from scdiffusion.model._conditions import OBSERVED, read_conditions
 from scdiffusion.model._constants import Key
 from scdiffusion.model._module import SCDiffusionModule
 from scdiffusion.model._selection import KEEP_ALL
@@ -80,7 +80,8 @@ class ScoringMixin:
         Raises
         ------
         ValueError
-            If the model is not trained or has no data, or `max_epochs` is out of range.
+            If the model is not trained or has no data, the latents of these were taken over without what they are
+            encoded from, or `max_epochs` is out of range.
         TypeError
             If a setting does not exist.
 
@@ -102,6 +103,11 @@ class ScoringMixin:
         """
         self._require_trained("train_scorer")
         self._require_data()
+        if Key.POSTERIORS in self.adata.obsm:
+            raise ValueError(
+                "A scorer needs real and generated cells encoded alike, and of this model's cells only the latents that "
+                "scvi-tools encoded are known: leave keep_top out, or make the model from a 'SCVI' or 'SCANVI' with counts."
+            )
         check_max_epochs(max_epochs)
         settings = self._training_settings("scorer", scorer_kwargs)
         batch_size, patience, n_steps, most, n_per_real = (
@@ -118,7 +124,9 @@ class ScoringMixin:
         cells = np.concatenate([train, held_out])
         told = self._covariates(self._registered_conditions())
         real = self._scored_features(self._expression().take(cells), None if told is None else told[cells])
-        told = self._observed_covariates(generated.obs, seeds)
+        told = self._covariates(
+            read_conditions(generated.obs[self.covariate_keys], len(generated.obs), self.composition, seeds)
+        )
         drawn = self._scored_features(self._generated_expression(generated), told, generated.obsm[Key.LATENT])
         n_real, n_drawn = len(train), n_per_real * len(train)
         loader = LabelledLoader(real[:n_real], drawn[:n_drawn], batch_size, rng)

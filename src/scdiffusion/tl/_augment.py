@@ -60,14 +60,18 @@ def augment(
     :class:`~anndata.AnnData`: the real cells in their order, then synthetic ones category after category, with
 
     - `obs["synthetic"]`: which is which.
-    - other `obs` columns: as they were; of synthetic cells their conditions, the others missing, for which whole numbers
-      become floats. Conditions other than `key` are drawn from the training cells of the category.
+    - other `obs` columns: as they were; of synthetic cells their conditions, the others missing, for which columns of
+      whole numbers and of truth values become pandas' nullable ones, `Int64` and `boolean`, values unchanged.
+      Conditions other than `key` are drawn from the training cells of the category.
     - `X` and `layers`: of synthetic cells counts where the matrix holds the counts that the model was trained on, and
       log-normalised counts, to the same total, where it holds these log-normalised; NaN elsewhere, as in scaled
       expression.
     - `obsm`: NaN for synthetic cells but for `"X_scdiffusion"` and what the model generates there.
-    - `var`, `varm` and `uns`: as they were; `uns["scdiffusion"]`: how the synthetic cells were generated. `raw` and
-      `obsp` are left out.
+    - `obsp`: as sparse matrices, in which synthetic cells have no neighbours: call `sc.pp.neighbors` to find them.
+    - `var`, `varm` and `uns`: as they were; `uns["scdiffusion"]`: how the synthetic cells were generated.
+
+    `raw` is left out: its genes are often more than the model knows, and scanpy, which reads it before `X`, would find
+    gaps there.
 
     Raises
     ------
@@ -140,7 +144,10 @@ def augment(
         uns=drawn.uns,
     )
     real.uns.pop(Key.PROVENANCE, None)
-    return ad.concat([real, synthetic], join="outer", merge="first", uns_merge="first")
+    for name, column in real.obs.items():
+        if name not in synthetic.obs and isinstance(column.dtype, np.dtype) and column.dtype.kind in "iub":
+            real.obs[name] = pd.array(column.to_numpy())  # nullable, so that values stay exact beside gaps
+    return ad.concat([real, synthetic], join="outer", merge="first", uns_merge="first", pairwise=True)
 
 
 def _missing(
@@ -189,6 +196,8 @@ def _obs(synthetic: pd.DataFrame, real: pd.DataFrame) -> pd.DataFrame:
     columns = {name: column for name, column in synthetic.items() if name in real or name == Key.SCORE}
     for name, column in columns.items():
         dtype = real[name].dtype if name in real else column.dtype
+        if isinstance(column.dtype, pd.CategoricalDtype):  # the model calls a category by its string
+            column = column.cat.rename_categories({str(value): value for value in real[name].dropna().unique()})
         if isinstance(dtype, pd.CategoricalDtype):
             new = [category for category in column.cat.categories if category not in dtype.categories]
             dtype = pd.CategoricalDtype([*dtype.categories, *new], dtype.ordered)

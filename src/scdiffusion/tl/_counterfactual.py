@@ -25,7 +25,7 @@ from scdiffusion.model._messages import did_you_mean, name_some
 
 from ._interpolation._base import check_level
 from ._interpolation._stops import shown
-from ._methods import read_method, settings_of
+from ._methods import check_sees_conditions, read_method, settings_of, warn_of_extrapolation
 
 if TYPE_CHECKING:
     from scdiffusion.model import SCDiffusion
@@ -60,7 +60,15 @@ class Change:
 
 
 class Counterfactual(ABC):
-    """A method of :func:`~scdiffusion.tl.counterfactual`; a subclass is registered, or passed as an instance."""
+    """A method of :func:`~scdiffusion.tl.counterfactual`; a subclass is registered, or passed as an instance.
+
+    Attributes
+    ----------
+    needs_conditions
+        Whether the denoiser must see conditions.
+    """
+
+    needs_conditions: bool = False
 
     @abstractmethod
     def features(self, change: Change) -> Tensor:
@@ -122,6 +130,7 @@ class RefinedCounterfactual(Counterfactual):
     """
 
     level: float = 0.7
+    needs_conditions = True
 
     def __post_init__(self) -> None:
         check_level(self.level)
@@ -158,7 +167,8 @@ def counterfactual(
           distinguishes a cell from others of its kind stays.
         - `"refined"`: cells are noised and denoised under the new conditions, which may be numbers. Setting: `level`
           (0.7), the share of the process to noise by, above 0 and up to 1. The less, the more of a cell stays, the
-          condition that is to change included.
+          condition that is to change included. The denoiser must see conditions, which that of `preset="scdiffusion"`
+          does not.
         - a :class:`~scdiffusion.tl.Counterfactual`.
     library_size
         As for :meth:`~scdiffusion.SCDiffusion.generate`. By default that of the cell, changed with it.
@@ -179,7 +189,13 @@ def counterfactual(
     ------
     ValueError
         If the model is not trained; a key or category is unknown; cells are already what they are to become; genes or
-        counts are missing; no training cells show what the change does; or an argument does not fit.
+        counts are missing; no training cells show what the change does; the denoiser does not see conditions and the
+        method needs that; or an argument does not fit.
+
+    Warns
+    -----
+    UserWarning
+        If a number lies outside the range of training, and the method goes by it.
 
     Examples
     --------
@@ -196,6 +212,10 @@ def counterfactual(
     model._require_trained("counterfactual")
     name = method if isinstance(method, str) else type(method).__name__
     method = read_method(counterfactuals, method, settings)
+    if method.needs_conditions:
+        check_sees_conditions(
+            model, name, "pass method='shift', or guide by classifiers, model.refine(adata, obs_conditions=...)"
+        )
     sampler = model._read_sampler(sampler)
     seeds = np.random.default_rng(rng)
     cells = model._cells_to_start_from(adata)
@@ -204,6 +224,8 @@ def counterfactual(
     source = read_conditions(known, cells.n_obs, model.composition, seeds)
     target = read_conditions(known.assign(**obs_conditions), cells.n_obs, model.composition, seeds)
     _check_change(source, target, obs_conditions)
+    if method.needs_conditions:
+        warn_of_extrapolation(model, target)
     source = fill_from_training(source, model.composition, model.covariate_keys, seeds)
     target = _with_covariates_of(source, target, model)
     library = model._read_library_size(library_size, cells.n_obs)

@@ -63,10 +63,13 @@ class Interpolation(ABC):
         Whether real cells of the target are needed.
     needs_classifier
         Whether a classifier of the condition key must be trained.
+    needs_conditions
+        Whether the denoiser must see conditions.
     """
 
     needs_target: bool = True
     needs_classifier: bool = False
+    needs_conditions: bool = False
 
     @abstractmethod
     def counts(

@@ -25,6 +25,7 @@ class ConditionInterpolation(FeatureInterpolation):
 
     start_level: float | None = None
     needs_target = False
+    needs_conditions = True
 
     def __post_init__(self) -> None:
         check_level(self.start_level)

@@ -15,10 +15,11 @@ from ._base import Interpolation, Leg, interpolations
 @interpolations.register("expression")
 @dataclass(frozen=True)
 class ExpressionInterpolation(Interpolation):
-    """Counts between those of a real cell and its partner: the direct interpolation that scDiffusion is compared with.
+    """Counts between those of a real cell and its partner: direct interpolation, as a baseline.
 
     Each count of the cell is kept with a probability of one minus the weight, each of its partner with the weight, so
-    that expected counts lie on a straight line, and counts stay counts. Log-normalised expression is averaged.
+    that expected counts lie on a straight line, and counts stay counts. Log-normalised expression is averaged. The
+    direct interpolation that scDiffusion's paper compares with is another: of pairs at random, not near to each other.
     """
 
     def counts(

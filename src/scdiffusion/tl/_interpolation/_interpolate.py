@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from scdiffusion.diffusion import Guide, Sampler
 from scdiffusion.model._constants import Key
 from scdiffusion.networks import Conditions
-from scdiffusion.tl._methods import read_method, settings_of
+from scdiffusion.tl._methods import check_sees_conditions, read_method, settings_of, warn_of_extrapolation
 
 from ._base import Interpolation, Leg, interpolations
 from ._stops import assign, cells_of, draw_rows, plan_between, plans_at, read_stops, shown
@@ -65,17 +65,18 @@ def interpolate(
         the way, whatever their numbers.
     method
         - `"refined"`: latents between those of paired cells, noised to `start_level` (0.6) and denoised under the
-          interpolated condition. Settings: `start_level`, `path` (`"spherical"` or `"linear"`).
+          interpolated condition, which the denoiser must see: with `preset="scdiffusion"` name another method.
+          Settings: `start_level`, `path` (`"spherical"` or `"linear"`).
         - `"gradient"`: scDiffusion's Gradient Interpolation, equations 6 and 7. Cells of the source are noised to
           `start_level` and denoised from there, guided by the gradients of two labels of one classifier, whose weights
           run from source to target. It needs :meth:`~scdiffusion.SCDiffusion.train_classifier`. Settings:
           `start_level` (as noisy as in the paper: 0.6 of the linear schedule, 0.9 of the cosine one), `total_scale` (2),
           the sum of the two weights.
-        - `"condition"`: the same, with the denoiser under the interpolated condition in place of a classifier.
-          Setting: `start_level` (as for `"gradient"`).
+        - `"condition"`: the same, with the denoiser under the interpolated condition, which it must see, in place of a
+          classifier. Setting: `start_level` (as for `"gradient"`).
         - `"latent"`: latents between those of paired cells, decoded. Setting: `path`.
-        - `"expression"`: counts between those of paired cells, the paper's baseline: of the cell each is kept with a
-          probability of one minus the weight, of its partner with the weight.
+        - `"expression"`: counts between those of paired cells: of the cell each is kept with a probability of one minus
+          the weight, of its partner with the weight. A baseline, and not the paper's, whose pairs are random.
         - a :class:`~scdiffusion.tl.Interpolation`.
     n_cells
         Number of cells to follow, drawn from those of the source without replacement. By default all, at most 1,000.
@@ -109,10 +110,16 @@ def interpolate(
     Raises
     ------
     ValueError
-        If the model is not trained, has no such condition or state, or lacks a classifier; if a state is named twice,
-        or `adata` has no cells of it; or a number is out of range.
+        If the model is not trained, has no such condition or state, or lacks what the method needs, a classifier or a
+        denoiser that sees conditions; if a state is named twice, or `adata` has no cells of it; or a number is out of
+        range.
     TypeError
         If the method has no such setting.
+
+    Warns
+    -----
+    UserWarning
+        If a number lies outside the range of training, and the method goes by it.
 
     References
     ----------
@@ -138,6 +145,8 @@ def interpolate(
     method = read_method(interpolations, method, settings)
     if method.needs_classifier and key not in model.classifiers_:
         raise ValueError(f"There is no classifier of {key!r}: call model.train_classifier({key!r}).")
+    if method.needs_conditions:
+        check_sees_conditions(model, name, "pass method='gradient', which classifiers guide")
     sampler = model._read_sampler(sampler)
     seeds = np.random.default_rng(rng)
     cells = model._cells_to_start_from(adata)
@@ -148,6 +157,9 @@ def interpolate(
     with_cells = stops if method.needs_target else stops[:-1]
     rows = draw_rows([cells_of(cells, model, key, stop) for stop in with_cells], n_cells, seeds)
     plans = plans_at(model, cells.obs.iloc[rows[0]], key, stops, keep, seeds)
+    if method.needs_conditions or method.needs_classifier:
+        for plan in plans:
+            warn_of_extrapolation(model, plan)
     counts = [cells.X[chosen] for chosen in rows]
     covariates = [model._observed_covariates(cells.obs.iloc[chosen], plans[0]) for chosen in rows]
     features = [

@@ -26,6 +26,7 @@ class RefinedInterpolation(LatentInterpolation):
     """
 
     start_level: float = 0.6
+    needs_conditions = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
