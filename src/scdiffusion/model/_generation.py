@@ -19,7 +19,7 @@ from scdiffusion.diffusion import Composition, Sampler, Selection, compositions,
 from scdiffusion.model._composition import Plan
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing, Drawn
-from scdiffusion.model._guidance import Methods, Scale, read_guidance
+from scdiffusion.model._guidance import Methods, Scale
 from scdiffusion.model._latents import LibrarySize
 from scdiffusion.model._selection import joined_provenance, read_keep_top, selection_provenance
 from scdiffusion.model._streaming import Stream
@@ -197,25 +197,15 @@ class GenerationMixin:
         sampler = self._read_sampler(sampler)
         seed = seed_sequence(rng if stream is None else stream.entropy(rng))
         compose = self._settings["guidance"]["compose"] if compose is None else compose
-        plan, conditions, asked, profiles, shift, log_factors = self._plan(
+        request = self._plan(
             obs_conditions,
             n_cells,
             np.random.default_rng(seed.spawn(1)[0]),
             shifts_unseen=compositions.resolve(compose).shifts_unseen,
         )
-        keys = {key: position for position, key in enumerate(self.composition.keys) if key != self.batch_key}
-        guide, guidance_provenance = read_guidance(
-            guidance,
-            guidance_scale,
-            guidance_interval,
-            guidance_rescale,
-            compose,
-            defaults=self._settings["guidance"],
-            keys=keys,
-            asked=[key for key in keys if key in asked],
-            profiles=profiles,
-            classifiers=self.classifiers_,
-            sees_conditions=self.module.denoiser.condition_encoder.sees_conditions,
+        plan, conditions = request.plan, request.conditions
+        guide, guidance_provenance = self._read_guide(
+            request, guidance, guidance_scale, guidance_interval, guidance_rescale, compose
         )
         library = self._read_library_size(library_size, len(conditions))
         keep_top = self._settings["selection"]["keep_top"] if keep_top is None else keep_top
@@ -232,8 +222,8 @@ class GenerationMixin:
             guide,
             self._covariates(plan),
             library,
-            shift=shift,
-            log_factors=log_factors,
+            shift=request.shift,
+            log_factors=request.log_factors,
             cut=cut,
             batch_size=n_kept,
         )
@@ -242,7 +232,7 @@ class GenerationMixin:
             **self._sampling_provenance(sampler, n_steps, rng),
             "library_size": self._library_provenance(library),
             "batch_size": batch_size,
-            **({"profiles": profiles} if profiles else {}),
+            **({"profiles": request.profiles} if request.profiles else {}),
         }
 
         def assemble(chunks: Sequence[Drawn]) -> AnnData | MuData:
@@ -273,7 +263,7 @@ class GenerationMixin:
         call = {
             "model": self._fingerprint(),
             "conditions": [*plan, {key: profile.numpy() for key, profile in conditions.profiles.items()}],
-            "shift": [None if part is None else part.numpy() for part in (shift, log_factors)],
+            "shift": [None if part is None else part.numpy() for part in (request.shift, request.log_factors)],
             "library size": library,
             "setting": [sampler, guide, cut, provenance],
         }

@@ -18,7 +18,7 @@ from scdiffusion.model._conditions import OBSERVED, read_conditions
 from scdiffusion.model._constants import Key
 from scdiffusion.model._drawing import Drawing
 from scdiffusion.model._generation import seed_sequence
-from scdiffusion.model._guidance import Methods, Scale, read_guidance
+from scdiffusion.model._guidance import Methods, Scale
 from scdiffusion.model._latents import LibrarySize
 from scdiffusion.model._lazy import as_anndata
 from scdiffusion.model._messages import name_some
@@ -104,24 +104,12 @@ class RefiningMixin:
         planning = np.random.default_rng(seed.spawn(1)[0])
         if isinstance(obs_conditions, str) and obs_conditions == OBSERVED:
             obs_conditions = adata.obs[[key for key in self.composition.keys if key in adata.obs]]
-        plan, conditions, asked, _ = self._plan(obs_conditions, adata.n_obs, planning)
-        keys = {key: position for position, key in enumerate(self.composition.keys) if key != self.batch_key}
-        guide, guidance_provenance = read_guidance(
-            guidance,
-            guidance_scale,
-            None,
-            0.0,
-            "joint",
-            defaults=self._settings["guidance"],
-            keys=keys,
-            asked=[key for key in keys if key in asked],
-            profiles=[self.composition.keys[position] for position in conditions.profiles],
-            classifiers=self.classifiers_,
-            sees_conditions=self.module.denoiser.condition_encoder.sees_conditions,
-        )
+        request = self._plan(obs_conditions, adata.n_obs, planning)
+        plan = request.plan
+        guide, guidance_provenance = self._read_guide(request, guidance, guidance_scale)
 
         drawing = Drawing(
-            conditions,
+            request.conditions,
             sampler,
             n_steps,
             guide,

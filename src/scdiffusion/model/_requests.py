@@ -12,9 +12,11 @@ from anndata import AnnData
 from torch import Tensor
 
 from scdiffusion.autoencoders import COUNTS
+from scdiffusion.diffusion import Composition, Guide
 from scdiffusion.model._combinations import CombinationMeans, start_from_trained
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._conditions import beyond_training, fill_from_training, read_conditions, unseen_combinations
+from scdiffusion.model._guidance import Methods, Scale, read_guidance
 from scdiffusion.model._latents import decoding_blocks
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._profiles import read_cells, read_profile, take_profiles
@@ -100,6 +102,31 @@ class RequestMixin:
             [composition.keys[key] for key in given],
             None if shift is None else torch.from_numpy(shift.copy()),
             sum(factors) if factors else None,
+        )
+
+    def _read_guide(
+        self,
+        request: Request,
+        guidance: Methods | None,
+        scale: Scale | None,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        compose: str | Composition = "joint",
+    ) -> tuple[Guide, dict[str, Any]]:
+        """What pulls cells towards what is asked for, and what `uns` says of it."""
+        keys = {key: position for position, key in enumerate(self.composition.keys) if key != self.batch_key}
+        return read_guidance(
+            guidance,
+            scale,
+            interval,
+            rescale,
+            compose,
+            defaults=self._settings["guidance"],
+            keys=keys,
+            asked=[key for key in keys if key in request.asked],
+            profiles=request.profiles,
+            classifiers=self.classifiers_,
+            sees_conditions=self.module.denoiser.condition_encoder.sees_conditions,
         )
 
     @torch.inference_mode()
