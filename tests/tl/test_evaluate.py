@@ -176,6 +176,85 @@ def test_copies_of_training_cells_are_noticed(real, train):
     assert table.loc["membership_auc", "generated"] > 0.6
 
 
+def test_copies_of_the_real_cells_themselves_are_pointed_out(real):
+    table = run(real, real, metrics=["one_nn_accuracy", "energy_distance"], n_cells=60)
+    assert not any("copies" in note for note in table.attrs["notes"])  # few of them meet their twin
+    copies = real[np.repeat(np.arange(400), 3)]
+    table = run(real, copies, train=simulate(800, seed=2), metrics=["one_nn_accuracy"])
+    assert table["verdict"].item() == "within floor"
+    assert any("one_nn_accuracy below 0.5" in note and "held out" in note for note in table.attrs["notes"])
+
+
+@pytest.fixture(scope="module")
+def donors() -> list[AnnData]:
+    """Held-out and training cells of twelve and of ten donors, each with some programs of its own."""
+    sides = []
+    for seed, names in ((31, range(12)), (32, range(20, 30))):
+        cells = simulate(600, seed=seed)
+        cells.obs["donor"] = rows = np.random.default_rng(seed).choice(list(names), 600)
+        factors = np.exp(np.stack([np.random.default_rng(name).normal(0, 0.5, N_GENES) for name in rows]))
+        cells.X = sparse.csr_matrix(np.random.default_rng(seed).poisson(cells.X.toarray() * factors).astype(np.float32))
+        sides.append(cells)
+    return sides
+
+
+def test_membership_by_donor(donors):
+    heldout, train = donors
+    kwargs = {"train": train, "donor_key": "donor", "metrics": ["membership_auc", "membership_auc_donors"]}
+    table = by_metric(run(heldout, train, **kwargs))
+    assert table.loc["membership_auc_donors", "generated"] == 1
+    assert table.loc["membership_auc_donors", "verdict"] == "worse than baseline"
+    # ten against six donors
+    assert table.loc["membership_auc_donors", "floor_sd"] == pytest.approx(np.sqrt(17 / 1440))
+    others = simulate(600, seed=33)
+    fair = by_metric(run(heldout, others, **kwargs))
+    assert fair.loc["membership_auc_donors", "verdict"] == "within floor"
+    without = evaluate(heldout, others, train=train, metrics=None, n_cells=60, n_splits=2, progress=False)
+    assert "membership_auc_donors" not in set(without["metric"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, b: {"train": None}, "pass train= with donor_key="),
+        (lambda a, b: {"train": a[300:], "real": a[:300]}, "Donors of both real and train: '0', '1'.*whole donors"),
+        (lambda a, b: {"real": a[a.obs["donor"] < 3]}, "at least four held-out donors .* real has 3, train 10"),
+        (lambda a, b: {"real": without_donors(a)}, "2 cells of real have no donor"),
+        (lambda a, b: {"donor_key": "patient"}, "real.obs has no column 'patient'"),
+    ],
+)
+def test_bad_donors(donors, change, message):
+    real, train = donors
+    arguments = {"real": real, "generated": train, "train": train, "donor_key": "donor"} | change(real, train)
+    with pytest.raises(ValueError, match=message):
+        run(**arguments, metrics=ONE)
+
+
+def without_donors(adata: AnnData) -> AnnData:
+    adata = adata.copy()
+    adata.obs["donor"] = adata.obs["donor"].astype(float).where(np.arange(adata.n_obs) > 1)
+    return adata
+
+
+def test_donor_key_is_needed_by_name(real, train):
+    with pytest.raises(ValueError, match="'membership_auc_donors' needs train and donor_key"):
+        run(real, train, metrics="membership_auc_donors")
+
+
+def test_numbered_types_are_the_same_as_integers_floats_and_categories(real):
+    generated = simulate(300, seed=3)
+    as_text = run(real, generated, groupby="cell_type", metrics=ONE)
+    real, generated = real.copy(), generated.copy()
+    codes = {name: i for i, name in enumerate(TYPES)}
+    real.obs["cell_type"] = real.obs["cell_type"].map(codes)
+    for kind in (float, "category"):
+        other = generated.copy()
+        other.obs["cell_type"] = other.obs["cell_type"].map(codes).astype(float).astype(kind)
+        table = run(real, other, groupby="cell_type", metrics=ONE)
+        assert table["group"].tolist() == ["all", "0", "1", "2"]
+        assert table["verdict"].tolist() == as_text["verdict"].tolist()
+
+
 def test_as_many_cells_as_all_sides_allow(real, train):
     generated = simulate(350, seed=3)
     assert run(real, generated, train=train, metrics=ONE)["n_cells"].item() == 350
@@ -334,6 +413,12 @@ def with_twin_genes(adata: AnnData) -> AnnData:
     return adata
 
 
+def with_types(adata: AnnData, types) -> AnnData:
+    adata = adata.copy()
+    adata.obs["cell_type"] = types
+    return adata
+
+
 @pytest.mark.filterwarnings("ignore:Changing the sparsity structure", "ignore:Variable names are not unique")
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -345,6 +430,14 @@ def with_twin_genes(adata: AnnData) -> AnnData:
         (lambda x: {"real": x[:1]}, "at least 90 real and 30 generated"),
         (lambda x: {"train": x[:40]}, "30 real, 60 training and 30 generated"),
         (lambda x: {"generated": renamed(x, 49)}, r"49 genes are shared by name \(real 120, generated 120\)"),
+        (lambda x: {"generated": x[:, :30]}, r"30 genes are shared .*at least 50 are needed"),
+        (lambda x: {"generated": x[:0]}, "generated has no cells"),
+        (lambda x: {"train": x[:0]}, "train has no cells"),
+        (
+            lambda x: {"generated": with_types(x, "all"), "groupby": "cell_type"},
+            r"generated.obs\['cell_type'\].* 'all'",
+        ),
+        (lambda x: {"generated": with_types(x, np.arange(100) / 7), "groupby": "cell_type"}, r"numbers \(100 .*pd.cut"),
         (lambda x: {"generated": with_twin_genes(x)}, r"genes of generated are not unique .*var_names_make_unique"),
         (lambda x: {"groupby": "celltype"}, r"real.obs has no column 'celltype'. Did you mean 'cell_type'"),
         (lambda x: {"groupby": "cell_type", "generated": AnnData(x.X, var=x.var)}, "generated.obs has no column"),
