@@ -55,7 +55,7 @@ def test_each_modality_is_compared_and_how_they_go_together(real):
     assert set(table["modality"]) == {"rna", "adt", "rna, adt"}
     assert {"A", "B"} < set(table.loc[table["modality"] == "adt", "group"])
     assert table.attrs["modalities"] == ["rna", "adt"]
-    with pytest.raises(ValueError, match="4 genes are shared .* modality of MuData"):  # of a modality that is enough
+    with pytest.raises(ValueError, match="4 genes are shared .* modality of a MuData"):  # of a modality that is enough
         scd.tl.evaluate(real["adt"], simulate(500, 1)["adt"], metrics=METRICS[:2], progress=False)
 
 

@@ -148,10 +148,11 @@ def _shared_genes(sides: Mapping[str, AnnData], notes: list[str], few_genes: boo
     least = min(MIN_SHARED_GENES, *(adata.n_vars for adata in sides.values())) if few_genes else MIN_SHARED_GENES
     if len(genes) < least:
         examples = "; ".join(f"{name}: {name_some(adata.var_names[:3])}" for name, adata in sides.items())
+        has_panel = min(adata.n_vars for adata in sides.values()) < least
+        hint = " A smaller panel, of proteins for instance, is compared as a modality of a MuData." if has_panel else ""
         raise ValueError(
             f"{len(genes)} genes are shared by name ({sizes}), but at least {least} are needed. Set "
-            f"var_names to the same kind of identifier on all sides; they begin with {examples}. A smaller panel, as "
-            "of proteins, can be compared as a modality of MuData."
+            f"var_names to the same kind of identifier on all sides; they begin with {examples}.{hint}"
         )
     if any(adata.n_vars != len(genes) for adata in sides.values()):
         notes.append(f"Compared on the {len(genes)} genes that all sides share ({sizes}).")
