@@ -52,6 +52,22 @@ def test_evaluate_writes_table_and_report(tmp_path, monkeypatch, capsys):
     assert "There is no folder" in capsys.readouterr().err
 
 
+def test_evaluate_by_donor(tmp_path, monkeypatch, capsys):
+    evaluate, metric = scd.tl.evaluate, "membership_auc_donors"
+    monkeypatch.setattr(scd.tl, "evaluate", lambda *sides, **kwargs: evaluate(*sides, metrics=metric, **kwargs))
+    adata = scd.datasets.pbmc68k_reduced()
+    adata.obs["donor"] = [str(i % 8) for i in range(adata.n_obs)]
+    held_out = adata.obs["donor"].astype(int) < 4
+    adata[held_out].write_h5ad(tmp_path / "real.h5ad")
+    adata[~held_out].write_h5ad(tmp_path / "train.h5ad")
+    real, train, table = (str(tmp_path / name) for name in ("real.h5ad", "train.h5ad", "table.csv"))
+    command = ["evaluate", real, train, "--train", train, "--layer", "counts"]
+    assert main([*command, "--donor", "donor", "-o", table]) == 0
+    assert pd.read_csv(table)["metric"].tolist() == [metric]
+    assert main(["evaluate", real, train, "--donor", "donor"]) == 1
+    assert "pass train=" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["train", "generate", "evaluate", "demo"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:

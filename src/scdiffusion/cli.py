@@ -91,7 +91,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     real, generated = ad.read_h5ad(options.real), ad.read_h5ad(options.generated)
     train = ad.read_h5ad(options.train) if options.train else None
     shared = {"groupby": options.groupby, "layer": options.layer, "rng": options.seed}
-    table = scd.tl.evaluate(real, generated, train=train, **shared)
+    table = scd.tl.evaluate(real, generated, train=train, donor_key=options.donor, **shared)
     print(table.to_string(index=False, float_format="{:.3f}".format))
     if options.output:
         table.to_csv(options.output, index=False)
@@ -212,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("generated", help="h5ad file of generated cells, from any tool")
     evaluate.add_argument("--train", help="h5ad file of the training cells")
     evaluate.add_argument("--groupby", help="obs column of cell types")
+    evaluate.add_argument("--donor", help="obs column of donors, none of them in both real and training cells")
     evaluate.add_argument("--layer", help="layer with the expression (default: X)")
     evaluate.add_argument("-o", "--output", help="csv file to write the table to")
     evaluate.add_argument("--report", metavar="HTML", help="page to write, with the table and the figures")

@@ -43,3 +43,8 @@ def test_draws_are_those_of_their_own_cells(trained, check):
         correlations.append(ppc.metrics["cv_cell"].corr("spearman").loc["model1", "Raw"])
     assert correlations[0] > 0.8
     assert correlations[1] < 0.5
+
+
+def test_no_draws(trained):
+    with pytest.raises(ValueError, match="n_samples must be at least 1, not 0"):
+        trained.posterior_predictive_sample(n_samples=0)

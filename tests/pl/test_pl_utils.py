@@ -129,3 +129,11 @@ def test_panels_fill_the_figure(n_panels, shape):
     assert len(panels) == len(panels[0].figure.axes) == n_panels
     assert panels[0].get_subplotspec().get_gridspec().get_geometry() == shape
     assert tuple(panels[0].figure.get_size_inches()) == (2 * shape[1], 3 * shape[0])
+
+
+def test_numbered_categories_are_the_same_as_integers_and_floats(real, generated):
+    real.obs["k"], generated.obs["k"] = np.arange(real.n_obs) % 2, np.arange(generated.n_obs) % 2 * 1.0
+    a, b = utils.read_pair(real, generated, "counts", "k")
+    assert list(a.obs["k"].cat.categories) == list(b.obs["k"].cat.categories) == ["0", "1"]
+    generated.uns["k_colors"] = ["red", "blue"]
+    assert utils.colors_of(["0", "1"], "k", generated) == {"0": "red", "1": "blue"}

@@ -92,6 +92,27 @@ def test_page_says_what_cannot_be_drawn(tmp_path, real, generated):
     assert "Variance against mean" not in page.images
 
 
+@pytest.mark.filterwarnings("ignore:Left out")
+@pytest.mark.parametrize(
+    ("types", "reason"),
+    [
+        (
+            {"real": "T", "generated": "T"},
+            "Marker genes not drawn: Fold changes against the rest need at least two types",
+        ),
+        ({"generated": "another"}, "Marker genes not drawn: No category of 'cell_type' has 3 cell(s) on both sides"),
+    ],
+)
+def test_page_without_violins_says_why(tmp_path, real, generated, types, reason):
+    for name, side in (("real", real), ("generated", generated)):
+        if name in types:
+            side.obs["cell_type"] = types[name]
+    page = write(tmp_path, real, generated, "cell_type")
+    assert page.sections == ALWAYS + OF_TYPES
+    assert reason in page.text
+    assert {"Score card", "Overlay", "Variance against mean"} <= set(page.images)
+
+
 def test_names_are_text_not_markup(tmp_path, real, generated):
     for side in (real, generated):
         side.obs["cell_type"] = side.obs["cell_type"].cat.rename_categories({"T": "<b>T & co"})

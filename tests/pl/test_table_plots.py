@@ -50,6 +50,11 @@ class TestEvaluation:
         assert ax.get_xticks().tolist() == [0, 1]
         assert ax.get_xlim() == (LEFT, RIGHT)
 
+    def test_nearer_to_the_value_to_hit_is_better_than_the_floor(self):
+        rows = ("lfc_slope", 0.9, 0.8, 0.6, 1.0, "within floor"), ("knn_auc", 0.4, 0.6, 0.8, 0.5, "within floor")
+        positions = {round(y): x for x, y, _, _ in dots(pl.evaluation(make_table(*rows), show=False))}
+        assert positions == pytest.approx({0: -0.5, 1: -0.5})
+
     def test_one_row_per_metric_from_top_to_bottom(self, table):
         ax = pl.evaluation(table, show=False)
         assert [label.get_text() for label in ax.get_yticklabels()] == ["lower", "higher", "target", "far", "blind"]

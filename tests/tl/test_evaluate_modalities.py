@@ -55,8 +55,19 @@ def test_each_modality_is_compared_and_how_they_go_together(real):
     assert set(table["modality"]) == {"rna", "adt", "rna, adt"}
     assert {"A", "B"} < set(table.loc[table["modality"] == "adt", "group"])
     assert table.attrs["modalities"] == ["rna", "adt"]
-    alone = scd.tl.evaluate(real["adt"], simulate(500, 1)["adt"], metrics=METRICS[:2], progress=False)
-    assert alone["verdict"].tolist() == ["within floor"] * 2  # four proteins are enough
+    with pytest.raises(ValueError, match="4 genes are shared .* modality of a MuData"):  # of a modality that is enough
+        scd.tl.evaluate(real["adt"], simulate(500, 1)["adt"], metrics=METRICS[:2], progress=False)
+
+
+def test_donors_are_those_of_the_mudata(real):
+    sides = [real.copy(), simulate(500, 2)]
+    for first, side in enumerate(sides):
+        with mudata.set_options(pull_on_update=False):
+            side.obs["donor"] = [f"{first}_{i % 5}" for i in range(side.n_obs)]
+    kwargs = {"train": sides[1], "donor_key": "donor", "metrics": "membership_auc_donors", "n_splits": 2}
+    table = scd.tl.evaluate(sides[0], simulate(500, 1), progress=False, baseline=False, **kwargs)
+    assert table["modality"].tolist() == ["rna", "adt"]
+    assert table["verdict"].tolist() == ["within floor"] * 2
 
 
 def test_modalities_drawn_apart_are_found_out_though_each_is_right(real):

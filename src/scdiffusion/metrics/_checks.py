@@ -10,6 +10,8 @@ from scipy import sparse
 
 Matrix = np.ndarray | sparse.csr_matrix | sparse.csr_array
 Rng = int | np.random.Generator | None
+# a column with more different numbers than this is one of measurements
+MAX_NUMERIC_CATEGORIES = 50
 
 
 def as_matrix(X: Any, name: str, *, min_cells: int = 2, allow_sparse: bool = False) -> Matrix:
@@ -75,6 +77,12 @@ def as_labelled_pair(
     X, X2 = as_matrix(X, names[0], allow_sparse=True), as_matrix(X2, names[2], min_cells=1, allow_sparse=True)
     check_columns((names[0], X), (names[2], X2))
     return X, as_labels(y, X.shape[0], names[1]), X2, as_labels(y2, X2.shape[0], names[3])
+
+
+def category_name(value: Any) -> str:
+    """Return the name of a category, the same for 1 and 1.0: a column with missing values turns integers to floats."""
+    is_integer = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value) if is_integer else value)
 
 
 def stack(*matrices: Matrix) -> Matrix:

@@ -91,6 +91,8 @@ class LatentMixin:
         import sparse
 
         self._require_trained("posterior_predictive_sample")
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, not {n_samples}.")
         of_latents, of_expression = _generator(rng), _generator(rng, self.device)
         mean, log_variance, log_library, covariates = self._encode(adata, indices)
         draws = []

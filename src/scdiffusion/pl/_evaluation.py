@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.pl._docs import shared_docs
 from scdiffusion.pl._utils import BACKGROUND, COMPACT, GREY, MODELS, finish, make_axes
+from scdiffusion.tl._verdicts import shortfall
 
 FIGURES = ["generated", "generated_sd", "floor", "floor_sd", "baseline"]
 NEEDED = ["metric", "group", *FIGURES, "better", "verdict"]
@@ -35,7 +36,7 @@ def evaluation(
     """Score card of one model or several: each metric on a scale from the floor, 0, to the baseline, 1.
 
     The floor is what real cells score against real cells: nothing can be better, other than by chance. The baseline
-    draws every gene on its own. Bars are standard deviations, of the generated figure and, in grey, of the floor; a
+    draws every gene on its own. Where there is a value to hit, the scale is of distances from it. Bars are standard deviations, of the generated figure and, in grey, of the floor; a
     grey bar that reaches the baseline means that so few cells cannot tell the two apart. What lies beyond the frame is
     drawn at its edge, with its value.
 
@@ -113,16 +114,14 @@ def _card(table: pd.DataFrame, group: str) -> pd.DataFrame:
     check_table(table)
     if group not in set(table["group"]):
         raise ValueError(f"The table has no group {group!r}.{did_you_mean(group, table['group'].unique())}")
-    card = table[table["group"] == group].set_index("metric")
+    card = table[table["group"] == group].set_index("metric", drop=False)
     if card["baseline"].isna().all() and card["generated"].notna().any():
         raise ValueError("The table has no baseline, which sets the scale. Use scd.tl.evaluate(..., baseline=True).")
     card = card[card[["generated", "floor", "baseline"]].notna().all(axis=1)]
     if card.empty:
         verdicts = table.loc[table["group"] == group, "verdict"]
         raise ValueError(f"There are no figures of {group!r} to draw: {name_some(verdicts.unique())}.")
-    gaps = card[["generated", "baseline"]].sub(card["floor"], axis=0)
-    sign = card["better"].map({"lower": 1, "higher": -1})
-    gaps = gaps.mul(sign, axis=0).where(sign.notna(), gaps.abs())  # of a value to hit, both directions are worse
+    gaps = {side: shortfall(card, side) - shortfall(card, "floor") for side in ("generated", "baseline")}
     unit = gaps["baseline"].where(gaps["baseline"] > 0)
     scaled = {"x": gaps["generated"] / unit, "x_sd": card["generated_sd"] / unit, "floor_sd": card["floor_sd"] / unit}
     return card.assign(**scaled)

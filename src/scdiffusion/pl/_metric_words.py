@@ -33,4 +33,5 @@ WORDS = {
     "celltypist_accuracy": "share of cells that CellTypist takes for what was asked for",
     "nearest_training_ratio": "distance to the nearest training cell; near 0 they are copies",
     "membership_auc": "whether generated cells give away which cells were trained on",
+    "membership_auc_donors": "whether generated cells give away which donors were trained on",
 }

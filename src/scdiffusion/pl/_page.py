@@ -70,7 +70,7 @@ def picture(title: str, draw: Callable[[], Figure]) -> str:
     try:
         figure = draw()
     except ValueError as error:
-        return f'<p class="missing">{escape(title)} not drawn: {escape(str(error))}</p>'
+        return not_drawn(title, error)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white", bbox_inches="tight")
     plt.close(figure)
@@ -82,6 +82,11 @@ def picture(title: str, draw: Callable[[], Figure]) -> str:
         f'<figure><div class="scroll"><img alt="{escape(title)}" width="{width}" height="{height}" '
         f'style="--width: {width}px" src="{source}"></div></figure>'
     )
+
+
+def not_drawn(title: str, reason: ValueError) -> str:
+    """Return what stands in the place of a picture."""
+    return f'<p class="missing">{escape(title)} not drawn: {escape(str(reason))}</p>'
 
 
 def gallery(pictures: Iterable[str]) -> str:

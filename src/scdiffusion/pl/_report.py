@@ -19,7 +19,7 @@ from scdiffusion.pl._lfc import MIN_CELLS, lfc
 from scdiffusion.pl._markers import markers
 from scdiffusion.pl._mean_variance import gene_moments, mean_variance
 from scdiffusion.pl._overlay import overlay
-from scdiffusion.pl._page import READING, Section, gallery, group_table, metric_table, page, picture, summary
+from scdiffusion.pl._page import READING, Section, gallery, group_table, metric_table, not_drawn, page, picture, summary
 from scdiffusion.pl._qq import qq
 from scdiffusion.pl._utils import pick_genes, pick_groups, read_pair
 
@@ -87,7 +87,12 @@ def report(
     check_table(table)
     check_basis(basis)
     cells = read_pair(real, generated, layer, groupby)
-    tops = {} if groupby is None else _top_markers(*cells, groupby)
+    tops, no_violins = {}, []
+    if groupby is not None:
+        try:
+            tops = _top_markers(*cells, groupby)
+        except ValueError as error:  # there is one type only, or none on both sides
+            no_violins = [not_drawn("Marker genes", error)]
     if genes is None:
         genes = list(dict.fromkeys(top[0] for top in tops.values()))[:N_GENES] or _most_variable(cells[0])
     genes = pick_genes(cells[0], genes)
@@ -131,7 +136,7 @@ def report(
                 "Marker genes",
                 "Genes that mark a type in real cells. The first two violins of a gene should be alike, and differ from "
                 "the third.",
-                gallery(violins),
+                gallery(violins or no_violins),
             ),
             Section(
                 "Differences between types",

@@ -19,7 +19,7 @@ from scanpy.pl import palettes
 from scipy import sparse
 
 from scdiffusion.metrics import log_normalise
-from scdiffusion.metrics._checks import as_matrix
+from scdiffusion.metrics._checks import MAX_NUMERIC_CATEGORIES, as_matrix, category_name
 from scdiffusion.model._messages import did_you_mean, name_some
 
 # Colours of Okabe and Ito, which colour-blind readers tell apart; the first two differ in lightness as well.
@@ -29,7 +29,6 @@ GREY, BACKGROUND = "#999999", "#D9D9D9"
 
 COMPACT = {"frameon": False, "handletextpad": 0.5, "columnspacing": 1.2, "borderpad": 0.2}  # of legends
 
-MAX_NUMERIC_CATEGORIES = 50
 LARGEST_LOGARITHM = 20  # log2(1 + 1e6): no log-normalised value exceeds it
 
 
@@ -76,7 +75,7 @@ def read_labels(sides: Mapping[str, AnnData], key: str) -> dict[str, pd.Categori
         column = adata.obs[key]
         if pd.api.types.is_numeric_dtype(column) and column.nunique() > MAX_NUMERIC_CATEGORIES:
             raise ValueError(f"{name}.obs[{key!r}] holds numbers, not categories. Bin it first, with pd.cut.")
-        labels[name] = column.astype("category").cat.remove_unused_categories().cat.rename_categories(str)
+        labels[name] = column.astype("category").cat.remove_unused_categories().cat.rename_categories(category_name)
     categories = dict.fromkeys(c for column in labels.values() for c in column.cat.categories)
     # in the order of the real data, also where a category was not generated
     return {name: column.cat.set_categories(list(categories)).array for name, column in labels.items()}
@@ -131,7 +130,7 @@ def colors_of(categories: Sequence[str], key: str, *sources: AnnData) -> dict[st
     default = next(palette for palette in in_turn if len(palette) >= len(categories))
     colors = dict(zip(categories, default, strict=False))
     for adata in reversed(sources):
-        own = adata.obs[key].astype("category").cat.categories.astype(str)
+        own = adata.obs[key].astype("category").cat.categories.map(category_name)
         stored = adata.uns.get(f"{key}_colors", ())
         if len(stored) >= len(own):
             colors |= {c: color for c, color in zip(own, stored, strict=False) if c in colors}

@@ -45,10 +45,14 @@ class Scope:
             real, other = self._sides(name, metric.space, n_cells)
             row["space"] = _name_of(metric.space, real.X, self.real, context)
             row[name] = metric.compute(real, other, context)
-            if name != "baseline":
-                rngs = [np.random.default_rng([seed, split]) for split in range(n_splits)]
-                halves = [metric.compute(_half(real, rng), _half(other, rng), context) for rng in rngs]
-                row[f"{name}_sd"] = float(np.std(halves, ddof=1))
+            if name == "baseline":
+                continue
+            if metric.sd is not None:
+                row[f"{name}_sd"] = metric.sd(real, context)
+                continue
+            rngs = [np.random.default_rng([seed, split]) for split in range(n_splits)]
+            halves = [metric.compute(_half(real, rng), _half(other, rng), context) for rng in rngs]
+            row[f"{name}_sd"] = float(np.std(halves, ddof=1))
         return row
 
     def _sides(self, name: str, space: str, n_cells: int) -> tuple[Side, Side]:
@@ -100,6 +104,14 @@ class Pools:
         half = len(real) // 2
         return replace(self, cells={**self.cells, "real": real[:half], "floor": real[half:]})
 
+    def held_out_donors(self) -> Pools:
+        """Likewise, whole donors on each side, which take the place of the types."""
+        real = self.cells["real"]
+        donors = pd.unique(real.donors)  # the cells are in random order: the larger donors tend to come first
+        in_floor = np.isin(real.donors, donors[1::2])
+        real = replace(real, labels=real.donors)
+        return replace(self, cells={**self.cells, "real": real[~in_floor], "floor": real[in_floor]})
+
     def _rows_of(self, group: str) -> dict[str, np.ndarray]:
         return {name: np.flatnonzero(cells.labels == group) for name, cells in self.cells.items()}
 
@@ -139,7 +151,9 @@ def build_pools(cells: dict[str, Cells], genes: pd.Index, *, baseline: bool, pcs
     if reference.labels is not None:
         reference = reference[reference.labels != np.array(None)]
     name = "real cells held aside" if train is None else "train"
-    return Pools(pools, Context(name, Side(reference.pcs, reference.labels), reference.log, train_pcs, genes))
+    train_donors = None if train is None else train.donors
+    context = Context(name, Side(reference.pcs, reference.labels), reference.log, train_pcs, genes, train_donors)
+    return Pools(pools, context)
 
 
 def _check_sizes(cells: dict[str, Cells], pools: dict[str, Cells]) -> None:

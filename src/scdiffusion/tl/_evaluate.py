@@ -1,26 +1,15 @@
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from scipy import stats
-from tqdm.auto import tqdm
 
-from scdiffusion.tl._comparison import MIN_CELLS, Scope, build_pools
-from scdiffusion.tl._evaluation_input import Cells, read
-from scdiffusion.tl._metric_table import Context, Metric, choose
-
-# deviations err on the safe side: real cells against real cells, about one row in a hundred is a false alarm
-LEVEL = 0.975
-# of the composition, in total variation distance
-NOTABLE_DIFFERENCE = 0.1
-FIGURES = ["generated", "generated_sd", "floor", "floor_sd", "baseline"]
-COLUMNS = ["metric", "group", "space", "n_cells", *FIGURES, "better", "verdict"]
+from scdiffusion.tl._comparison import MIN_CELLS
+from scdiffusion.tl._evaluate_modalities import compare_modalities
+from scdiffusion.tl._evaluation_table import compare
 
 
 def evaluate(
@@ -37,6 +26,7 @@ def evaluate(
     pairs: Sequence[tuple[str, str]] | None = None,
     rng: int | np.random.Generator | None = 0,
     progress: bool = True,
+    donor_key: str | None = None,
 ) -> pd.DataFrame:
     r"""Compare generated with real cells, every figure beside that of real against real cells.
 
@@ -81,6 +71,9 @@ def evaluate(
         Seed or generator.
     progress
         Show a progress bar.
+    donor_key
+        Column of ``obs`` with the donors, of ``real`` and ``train``, none of them in both. It adds the metric
+        ``membership_auc_donors``; what else differs between donors is then in the floor of all other metrics.
 
     Returns
     -------
@@ -98,7 +91,7 @@ def evaluate(
     ``generated_sd``, ``floor_sd``
         Standard deviation by sampling of cells, from random halves of both sides.
     ``better``
-        ``"lower"``, ``"higher"``, or the value to hit.
+        ``"lower"``, ``"higher"``, or the value to hit; for classifiers that tell the sides apart, 0.5 or less.
     ``verdict``
         ``"within floor"``: generated cells are no worse than real ones, as far as the figures can tell.
         ``"between"``: worse than that, better than the baseline. ``"worse than baseline"``: no better than it.
@@ -114,8 +107,10 @@ def evaluate(
     TypeError
         If a side is not an AnnData, or some but not all are a MuData.
     ValueError
-        If fewer than 50 genes are shared; if values are NaN, negative, or neither counts nor log-normalised; if a
-        column, layer or metric is unknown; if a side has too few cells; or if real cells are among the training cells.
+        If fewer than 50 genes are shared (a modality of a MuData may have fewer); if values are NaN, negative, or
+        neither counts nor log-normalised; if a column, layer or metric is unknown; if ``groupby`` holds numbers that are
+        no categories, or a type called ``"all"``; if a side has too few cells; or if real cells or donors are among those
+        of ``train``.
 
     Notes
     -----
@@ -136,6 +131,7 @@ def evaluate(
     and ``train`` is given, ``celltypist_accuracy``.
 
     *Memorisation*, with ``train``: ``nearest_training_ratio``, ``membership_auc``; half of ``real`` is their floor.
+    With ``donor_key`` also ``membership_auc_donors``, for which half of the held-out donors are the floor.
 
     *Between modalities*, of a MuData: ``cross_correlation_error`` for every two of them, whose baseline knows the types
     only.
@@ -146,9 +142,14 @@ def evaluate(
 
     A row is within the floor if generated cells are worse than the floor by at most
     :math:`t \sqrt{\mathrm{sd}_\mathrm{generated}^2 + \mathrm{sd}_\mathrm{floor}^2}`, with the 97.5 % quantile t of
-    Student's distribution on ``2 * (n_splits - 1)`` degrees of freedom; where there is a value to hit, the distance from
-    the floor counts in both directions. The principal components are never fitted on cells that are then compared: real
-    cells look unlike any others along axes that follow their own noise.
+    Student's distribution on ``2 * (n_splits - 1)`` degrees of freedom. Where there is a value to hit, worse is further
+    from it: what lies between it and the floor is within the floor, what lies beyond it need not be. The deviation of a
+    share of cells is at least that of a binomial with one more cell of either kind, because halves without a single error
+    do not differ at all. That of a figure by donor is :math:`\sqrt{(a + b + 1) / (24 a b)}`, so that the two together
+    are that of an AUC of a against b donors who do not differ: few donors cannot give themselves away.
+
+    The principal components are never fitted on cells that are then compared: real cells look unlike any others along
+    axes that follow their own noise.
 
     References
     ----------
@@ -168,99 +169,19 @@ def evaluate(
     0     library_size      117  lower  within floor
     1  energy_distance      117  lower  within floor
     """
-    if any(isinstance(side, MuData) for side in (real, generated, train)):
-        from scdiffusion.tl._evaluate_modalities import evaluate_modalities  # which calls this function
-
-        return evaluate_modalities(
-            real, generated, train=train, groupby=groupby, baseline=baseline, metrics=metrics, layer=layer,
-            n_cells=n_cells, n_splits=n_splits, pairs=pairs, rng=rng, progress=progress,
-        )  # fmt: skip
-    if pairs is not None:
-        raise ValueError("pairs are of features of two modalities: pass a MuData on all sides, or leave them out.")
     if n_splits < 2:
         raise ValueError(f"n_splits must be at least 2, because one figure has no spread, not {n_splits}.")
     if n_cells is not None and n_cells < MIN_CELLS:
         raise ValueError(f"n_cells must be at least {MIN_CELLS}, not {n_cells}: fewer tell nothing.")
+    if donor_key is not None and train is None:
+        raise ValueError("Membership by donor needs the donors that were trained on: pass train= with donor_key=.")
     sides = {"real": real, "generated": generated} | ({} if train is None else {"train": train})
-    data = read(sides, groupby, layer)
-    has_counts = data.cells["real"].counts is not None
-    chosen = choose(metrics, groupby=groupby is not None, train=train is not None, counts=has_counts)
-    seed = int(np.random.default_rng(rng).integers(2**31 - 1))
-    needs_pcs = any(metric.space == "pcs" for metric in chosen)
-    pools = build_pools(data.cells, data.genes, baseline=baseline, pcs=needs_pcs, seed=seed)
-
-    notes = data.notes
-    if baseline and not has_counts:
-        notes.append("The baseline resamples each gene on its own, because a negative binomial needs counts.")
-    groups = [] if groupby is None else sorted(_types(data.cells["real"]) | _types(data.cells["generated"]))
-    if groups:
-        notes += _note_on_composition(data.cells)
-    scopes = {
-        "all": pools.all(n_cells),
-        "types": pools.types(groups, n_cells),
-        "held out": pools.held_out().all(n_cells),
-    }
-    tasks = [(metric, scopes[metric.scope]) for metric in chosen]
-    for group in groups:
-        scope = pools.group(group, n_cells)
-        tasks += [(metric, scope) for metric in chosen if metric.by_group]
-    rows = []
-    bar = tqdm(tasks, desc="Evaluating", disable=not progress)
-    for metric, scope in bar:
-        bar.set_postfix_str(metric.name)
-        rows.append(make_row(metric, scope, pools.context, n_splits, seed, notes))
-    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(FIGURES, float))
-    for side in ("generated", "real"):
-        missing = [group for group in groups if group not in _types(data.cells[side])]
-        table.loc[table["group"].isin(missing), "verdict"] = f"missing in {side}"
-    table.attrs = {"notes": notes, "n_genes": len(data.genes), "groupby": groupby, "n_splits": n_splits}
-    return table
-
-
-def make_row(
-    metric: Metric, scope: Scope, context: Context, n_splits: int, seed: int, notes: list[str]
-) -> dict[str, Any]:
-    """One row of the table; what a reader should know of it is added to the notes."""
-    row = {"metric": metric.name, "group": scope.group, "n_cells": len(scope), "better": metric.better}
-    if metric.better == "floor":
-        row["better"] = np.nan
-    if len(scope) < metric.min_cells:
-        return row | {"verdict": "too small"}
-    try:
-        row |= scope.figures(metric, context, n_splits, seed)
-    except ValueError as error:  # of degenerate cells, e.g. all the same; the other figures still stand
-        notes.append(f"{metric.name} of {scope.group} is undefined: {error}")
-        return row | {"verdict": "undefined"}
-    if metric.better == "floor":
-        row["better"] = row["floor"]
-    return row | {"verdict": _verdict(row, float(stats.t.ppf(LEVEL, 2 * (n_splits - 1))))}
-
-
-def _verdict(row: dict[str, Any], margin: float) -> str:
-    generated, floor, baseline = row["generated"], row["floor"], row.get("baseline", np.nan)
-    tolerated = margin * np.hypot(row["generated_sd"], row["floor_sd"])
-    if not np.isfinite([generated, floor, tolerated]).all():
-        return "undefined"
-    sign = {"lower": 1, "higher": -1}.get(row["better"])
-    gaps = np.array([generated, baseline]) - floor
-    gap, baseline_gap = np.abs(gaps) if sign is None else sign * gaps
-    if gap <= tolerated:
-        return "within floor"
-    if np.isnan(baseline_gap):
-        return "worse than floor"
-    return "between" if gap < baseline_gap else "worse than baseline"
-
-
-def _types(cells: Cells) -> set[str]:
-    return set(cells.labels) - {None}
-
-
-def _note_on_composition(cells: dict[str, Cells]) -> list[str]:
-    real, generated = (Counter(cells[side].labels) for side in ("real", "generated"))
-    difference = sum(abs(real[x] / real.total() - generated[x] / generated.total()) for x in real | generated) / 2
-    if difference < NOTABLE_DIFFERENCE:
-        return []
-    return [
-        f"{difference:.0%} of the generated cells would have to change type to match the real composition: rows 'all' "
-        "of metrics on all cells judge that, too."
-    ]
+    settings = {
+        "groupby": groupby, "donor_key": donor_key, "baseline": baseline, "metrics": metrics, "layer": layer,
+        "n_cells": n_cells, "n_splits": n_splits, "rng": rng, "progress": progress,
+    }  # fmt: skip
+    if any(isinstance(side, MuData) for side in sides.values()):
+        return compare_modalities(sides, pairs=pairs, **settings)
+    if pairs is not None:
+        raise ValueError("pairs are of features of two modalities: pass a MuData on all sides, or leave them out.")
+    return compare(sides, **settings)

@@ -14,17 +14,16 @@ from scipy import sparse
 
 from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.tl._comparison import build_pools
-from scdiffusion.tl._evaluate import COLUMNS, FIGURES, evaluate, make_row
 from scdiffusion.tl._evaluation_input import Cells, Input, read
+from scdiffusion.tl._evaluation_table import COLUMNS, compare, make_row, make_table
 from scdiffusion.tl._metric_table import CROSS_CORRELATION, cross_correlation
 
 
-def evaluate_modalities(
-    real: MuData,
-    generated: MuData,
+def compare_modalities(
+    sides: Mapping[str, Any],
     *,
-    train: MuData | None,
     groupby: str | None,
+    donor_key: str | None,
     metrics: str | Sequence[str] | None,
     layer: str | None,
     pairs: Sequence[tuple[str, str]] | None,
@@ -34,14 +33,15 @@ def evaluate_modalities(
     rng: int | np.random.Generator | None,
     progress: bool,
 ) -> pd.DataFrame:
-    """The table of :func:`scdiffusion.tl.evaluate` for MuData; parameters are as there."""
-    sides = {"real": real, "generated": generated} | ({} if train is None else {"train": train})
+    """The table of :func:`scdiffusion.tl.evaluate` for MuData by name of the side; parameters are as there."""
     modalities = _shared_modalities(sides)
     seed = int(np.random.default_rng(rng).integers(2**31 - 1))
     metrics = [metrics] if isinstance(metrics, str) else metrics
     of_one = None if metrics is None else [name for name in metrics if name != CROSS_CORRELATION]
 
-    parts = {name: {side: _part(mdata, name, groupby) for side, mdata in sides.items()} for name in modalities}
+    parts = {
+        name: {side: _part(mdata, name, [groupby, donor_key]) for side, mdata in sides.items()} for name in modalities
+    }
     layers = {name: layer if layer in parts[name]["real"].layers else None for name in modalities}
     if layer is not None and not any(layers.values()):
         raise ValueError(f"No modality of real has a layer {layer!r}.")
@@ -49,13 +49,15 @@ def evaluate_modalities(
     if len(modalities) < 2 and wants_two or len(modalities) > 2 and pairs is not None:
         raise ValueError(f"Correlations between modalities need two of them; shared are {name_some(modalities)}.")
     with_cross = pairs is not None or metrics is None or CROSS_CORRELATION in metrics
-    inputs = {name: read(parts[name], groupby, layers[name]) for name in modalities} if with_cross else {}
+    inputs = (
+        {name: read(parts[name], groupby, layers[name], few_genes=True) for name in modalities} if with_cross else {}
+    )
     columns = None if pairs is None else _columns_of(pairs, inputs)
     tables, notes = [], []
     for name in modalities if of_one != [] or not with_cross else []:
-        table = evaluate(
-            **parts[name], groupby=groupby, baseline=baseline, metrics=of_one, layer=layers[name], n_cells=n_cells,
-            n_splits=n_splits, rng=seed, progress=progress,
+        table = compare(
+            parts[name], groupby=groupby, donor_key=donor_key, baseline=baseline, metrics=of_one, layer=layers[name],
+            n_cells=n_cells, n_splits=n_splits, rng=seed, progress=progress, few_genes=True,
         )  # fmt: skip
         notes += [f"{name}: {note}" for note in table.attrs["notes"]]
         tables.append(table.assign(modality=name))
@@ -64,8 +66,7 @@ def evaluate_modalities(
         data = _side_by_side(inputs[a], inputs[b])
         pools = build_pools(data.cells, data.genes, baseline=baseline, pcs=False, seed=seed)
         row = make_row(metric, pools.all(n_cells), pools.context, n_splits, seed, notes)
-        table = pd.DataFrame([row], columns=COLUMNS).astype(dict.fromkeys(FIGURES, float))
-        tables.append(table.assign(modality=f"{a}, {b}"))
+        tables.append(make_table([row], n_splits).assign(modality=f"{a}, {b}"))
     table = pd.concat(tables, ignore_index=True)[["modality", *COLUMNS]]
     table.attrs = {"notes": notes, "modalities": modalities, "groupby": groupby, "n_splits": n_splits}
     return table
@@ -92,12 +93,13 @@ def _shared_modalities(sides: Mapping[str, Any]) -> list[str]:
     return modalities
 
 
-def _part(mdata: MuData, modality: str, groupby: str | None) -> AnnData:
-    """A modality with the types that the MuData or the modality itself knows."""
+def _part(mdata: MuData, modality: str, keys: Sequence[str | None]) -> AnnData:
+    """A modality with the types and donors that the MuData or the modality itself knows."""
     part = mdata[modality]
-    if groupby is None or groupby in part.obs or groupby not in mdata.obs:
+    added = [key for key in keys if key is not None and key not in part.obs and key in mdata.obs]
+    if not added:
         return part
-    return AnnData(part.X, obs=mdata.obs[[groupby]], var=part.var[[]], layers=dict(part.layers))
+    return AnnData(part.X, obs=part.obs.join(mdata.obs[added]), var=part.var[[]], layers=dict(part.layers))
 
 
 def _side_by_side(a: Input, b: Input) -> Input:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scdiffusion.metrics import log_normalise
+from scdiffusion.metrics._checks import MAX_NUMERIC_CATEGORIES, category_name
 from scdiffusion.model._expression_checks import MAX_LOG_VALUE
 from scdiffusion.model._messages import did_you_mean, name_some
 
@@ -26,6 +27,7 @@ class Cells:
     counts: sparse.csr_matrix | None = None  # (n_cells, n_genes)
     labels: np.ndarray | None = None  # (n_cells,), None where a cell has none
     pcs: np.ndarray | None = None  # (n_cells, n_components)
+    donors: np.ndarray | None = None  # (n_cells,)
 
     @property
     def native(self) -> sparse.csr_matrix:
@@ -36,7 +38,8 @@ class Cells:
         return self.log.shape[0]
 
     def __getitem__(self, rows: Any) -> Cells:
-        return Cells(*(None if x is None else x[rows] for x in (self.log, self.counts, self.labels, self.pcs)))
+        parts = (self.log, self.counts, self.labels, self.pcs, self.donors)
+        return Cells(*(None if x is None else x[rows] for x in parts))
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,24 @@ class Input:
     notes: list[str]
 
 
-def read(sides: Mapping[str, AnnData], groupby: str | None, layer: str | None) -> Input:
-    """Check all sides and bring them to the genes they share, and to counts or else to log-normalised expression."""
+def read(
+    sides: Mapping[str, AnnData],
+    groupby: str | None,
+    layer: str | None,
+    *,
+    donor_key: str | None = None,
+    few_genes: bool = False,
+) -> Input:
+    """Check all sides and bring them to the genes they share, and to counts or else to log-normalised expression.
+
+    With ``few_genes``, sides of fewer genes than are needed otherwise must share as many as they have.
+    """
     for name, adata in sides.items():
         _check_anndata(name, adata)
-    labels = {name: None if groupby is None else _labels(name, adata, groupby) for name, adata in sides.items()}
+    labels = {name: None if groupby is None else _types(name, adata, groupby) for name, adata in sides.items()}
+    donors = {} if donor_key is None else _held_out_donors(sides["real"], sides["train"], donor_key)
     notes: list[str] = []
-    genes = _shared_genes(sides, notes)
+    genes = _shared_genes(sides, notes, few_genes)
     matrices = {name: _matrix(name, adata, layer, notes) for name, adata in sides.items()}
     columns = {name: adata.var_names.get_indexer(genes) for name, adata in sides.items()}
     has_counts = {name: _holds_counts(name, X) for name, X in matrices.items()}
@@ -64,6 +78,7 @@ def read(sides: Mapping[str, AnnData], groupby: str | None, layer: str | None) -
     else:
         logs = _all_log_normalised(matrices, columns, has_counts, notes)
         cells = {name: Cells(X, None, labels[name]) for name, X in logs.items()}
+    cells = {name: replace(side, donors=donors.get(name)) for name, side in cells.items()}
     if "train" in sides:
         _check_held_out(sides["real"], sides["train"], cells["real"], cells["train"])
     return Input(cells, genes, notes)
@@ -73,30 +88,71 @@ def _check_anndata(name: str, adata: Any) -> None:
     if not isinstance(adata, AnnData):
         hint = " A MuData is compared with others." if hasattr(adata, "mod") else ""
         raise TypeError(f"{name} must be an AnnData, not {type(adata).__name__}.{hint}")
+    if not adata.n_obs:
+        raise ValueError(f"{name} has no cells.")
     if not adata.var_names.is_unique:
         twice = name_some(adata.var_names[adata.var_names.duplicated()].unique(), 5)
         raise ValueError(f"The genes of {name} are not unique ({twice}). Call {name}.var_names_make_unique() first.")
 
 
-def _labels(name: str, adata: AnnData, groupby: str) -> np.ndarray:
-    if groupby not in adata.obs:
-        raise ValueError(f"{name}.obs has no column {groupby!r}.{did_you_mean(groupby, adata.obs.columns)}")
-    column = adata.obs[groupby]
-    # one tool writes categories, another strings or integers: names are what they have in common
-    return np.where(column.isna(), None, column.astype(str).astype(object))
+def _column(name: str, adata: AnnData, key: str) -> pd.Series:
+    if key not in adata.obs:
+        raise ValueError(f"{name}.obs has no column {key!r}.{did_you_mean(key, adata.obs.columns)}")
+    return adata.obs[key]
 
 
-def _shared_genes(sides: Mapping[str, AnnData], notes: list[str]) -> pd.Index:
+def _names(column: pd.Series) -> np.ndarray:
+    # one tool writes categories, another strings or numbers: names are what they have in common
+    return np.where(column.isna(), None, column.astype(object).map(category_name))
+
+
+def _types(name: str, adata: AnnData, groupby: str) -> np.ndarray:
+    column = _column(name, adata, groupby)
+    if pd.api.types.is_numeric_dtype(column) and column.nunique() > MAX_NUMERIC_CATEGORIES:
+        raise ValueError(
+            f"{name}.obs[{groupby!r}] holds numbers ({column.nunique()} different ones), not types. Bin it first, with "
+            "pd.cut, or make numbered types categories: .astype('category')."
+        )
+    types = _names(column)
+    if "all" in types:
+        raise ValueError(
+            f"{name}.obs[{groupby!r}] has a type called 'all', as the rows of all cells are called. Rename it first."
+        )
+    return types
+
+
+def _held_out_donors(real: AnnData, train: AnnData, key: str) -> dict[str, np.ndarray]:
+    donors = {name: _names(_column(name, side, key)) for name, side in (("real", real), ("train", train))}
+    for name, of_cells in donors.items():
+        without = sum(donor is None for donor in of_cells)
+        if without:
+            raise ValueError(f"{without} cells of {name} have no donor in obs[{key!r}]. Leave them out.")
+    held_out, trained = map(set, donors.values())
+    if held_out & trained:
+        raise ValueError(
+            f"Donors of both real and train: {name_some(sorted(held_out & trained))}. Hold out whole donors."
+        )
+    if len(held_out) < 4 or len(trained) < 2:
+        raise ValueError(
+            f"By donor, at least four held-out donors are needed, two of them for the floor, and two training donors: "
+            f"real has {len(held_out)}, train {len(trained)}."
+        )
+    return donors
+
+
+def _shared_genes(sides: Mapping[str, AnnData], notes: list[str], few_genes: bool) -> pd.Index:
     genes = sides["real"].var_names
     for adata in sides.values():
         genes = genes[genes.isin(adata.var_names)]
     sizes = ", ".join(f"{name} {adata.n_vars}" for name, adata in sides.items())
-    least = min(MIN_SHARED_GENES, *(adata.n_vars for adata in sides.values()))  # a panel of proteins may be small
+    least = min(MIN_SHARED_GENES, *(adata.n_vars for adata in sides.values())) if few_genes else MIN_SHARED_GENES
     if len(genes) < least:
         examples = "; ".join(f"{name}: {name_some(adata.var_names[:3])}" for name, adata in sides.items())
+        has_panel = min(adata.n_vars for adata in sides.values()) < least
+        hint = " A smaller panel, of proteins for instance, is compared as a modality of a MuData." if has_panel else ""
         raise ValueError(
             f"{len(genes)} genes are shared by name ({sizes}), but at least {least} are needed. Set "
-            f"var_names to the same kind of identifier on all sides; they begin with {examples}."
+            f"var_names to the same kind of identifier on all sides; they begin with {examples}.{hint}"
         )
     if any(adata.n_vars != len(genes) for adata in sides.values()):
         notes.append(f"Compared on the {len(genes)} genes that all sides share ({sizes}).")

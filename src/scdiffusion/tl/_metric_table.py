@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from scdiffusion.model._messages import did_you_mean
 _TYPE_C = 0.1
 _MANY_CELLS = 2000
 CROSS_CORRELATION = "cross_correlation_error"
+CHANCE = 0.5  # of classifiers that tell two sides apart
 
 
 class Side(NamedTuple):
@@ -37,6 +38,7 @@ class Context:
     reference_log: Any  # (n_reference, n_genes)
     train: np.ndarray | None  # all training cells in principal components, (n_train, n_components)
     genes: pd.Index
+    train_donors: np.ndarray | None = None  # (n_train,)
 
     @functools.cached_property
     def celltypist_model(self) -> Any:
@@ -60,18 +62,22 @@ class Metric:
     space: str
     # "lower", "higher", a target, or "floor": the figure of real cells is the target
     better: str | float
-    # "all" cells; "types": as many of each type on both sides; "held out": cells that were not trained on
+    # "all" cells; "types": as many of each type on both sides; "held out": cells that were not trained on; "donors":
+    # the same, whole donors on each side, which are then the labels
     scope: str = "all"
     by_group: bool = False
     optional: bool = False
     max_cells: int = 50_000
     min_cells: int = 30
+    is_share: bool = False  # of cells on one side, so that its deviation is at least that of a binomial
+    sd: Callable[[Side, Context], float] | None = None  # in place of that of random halves
 
     @property
     def needs(self) -> list[str]:
         """Arguments of :func:`evaluate` without which there is no such figure."""
         needs = ["groupby"] if self.scope == "types" else []
-        return [*needs, "train"] if self.scope == "held out" or self.optional else needs
+        needs += ["train"] if self.scope in ("held out", "donors") or self.optional else []
+        return [*needs, "donor_key"] if self.scope == "donors" else needs
 
 
 def _on(function: Callable, **kwargs: Any) -> Callable:
@@ -110,7 +116,20 @@ def _celltypist_accuracy(_: Side, other: Side, context: Context) -> float:
     return float((predicted.to_numpy().astype(str) == other.labels.astype(str)).mean())
 
 
+def _membership_donors(real: Side, other: Side, context: Context) -> float:
+    donors = {"train_donors": context.train_donors, "heldout_donors": real.labels}
+    return m.membership_auc(context.train, real.X, other.X, **donors)
+
+
+def _auc_sd_by_donor(real: Side, context: Context) -> float:
+    # halves of the cells hold the same donors and tell nothing of others: the variance of the rank-sum statistic, half of
+    # it for the generated cells and half for the floor, because both meet the same donors
+    a, b = len(set(context.train_donors)), len(set(real.labels))
+    return float(np.sqrt((a + b + 1) / (24 * a * b)))
+
+
 _PAIRS = {"max_cells": 5000}  # time grows with the square of the cells
+_SHARES = _PAIRS | {"is_share": True}
 _CUBIC = {"max_cells": 2000}
 _forest = _auc(m.random_forest_auc, 3, n_estimators=200)
 _markers = lambda a, b, _: m.marker_overlap(*a, *b, n_top=min(50, a.X.shape[1] // 5))
@@ -138,29 +157,37 @@ METRICS: dict[str, Metric] = {
         Metric("wasserstein", _on(m.wasserstein), "pcs", "lower", **_CUBIC),
         Metric("lisi", _lisi, "pcs", "higher", min_cells=100, **_PAIRS),
         Metric("density", lambda a, b, _: m.density_coverage(a.X, b.X).density, "pcs", 1.0, **_PAIRS),
-        Metric("coverage", lambda a, b, _: m.density_coverage(a.X, b.X).coverage, "pcs", "higher", **_PAIRS),
-        Metric("precision", lambda a, b, _: m.precision_recall(a.X, b.X).precision, "pcs", "higher", **_PAIRS),
-        Metric("recall", lambda a, b, _: m.precision_recall(a.X, b.X).recall, "pcs", "higher", **_PAIRS),
-        Metric("one_nn_accuracy", _on(m.one_nn_accuracy), "pcs", 0.5, **_PAIRS),
-        Metric("knn_auc", _auc(m.knn_auc, 5), "pcs", 0.5, by_group=True, **_PAIRS),
-        Metric("logistic_auc", _auc(m.logistic_auc, 3), "log", 0.5, **_PAIRS),
-        Metric("random_forest_auc", _forest, "joint", 0.5, max_cells=3000),
-        Metric("random_forest_auc_genes", _forest, "log", 0.5, max_cells=3000),
+        Metric("coverage", lambda a, b, _: m.density_coverage(a.X, b.X).coverage, "pcs", "higher", **_SHARES),
+        Metric("precision", lambda a, b, _: m.precision_recall(a.X, b.X).precision, "pcs", "higher", **_SHARES),
+        Metric("recall", lambda a, b, _: m.precision_recall(a.X, b.X).recall, "pcs", "higher", **_SHARES),
+        Metric("one_nn_accuracy", _on(m.one_nn_accuracy), "pcs", CHANCE, **_PAIRS),
+        Metric("knn_auc", _auc(m.knn_auc, 5), "pcs", CHANCE, by_group=True, **_PAIRS),
+        Metric("logistic_auc", _auc(m.logistic_auc, 3), "log", CHANCE, **_PAIRS),
+        Metric("random_forest_auc", _forest, "joint", CHANCE, max_cells=3000),
+        Metric("random_forest_auc_genes", _forest, "log", CHANCE, max_cells=3000),
         Metric("lfc_slope", lambda a, b, _: m.lfc_slope(*a, *b), "log", 1.0, scope="types"),
         Metric("lfc_correlation", lambda a, b, _: m.lfc_correlation(*a, *b), "log", "higher", scope="types"),
         Metric("marker_overlap", _markers, "log", "higher", scope="types"),
-        Metric("label_accuracy", _label_accuracy, "pcs", "floor", scope="types", **_PAIRS),
-        Metric("train_on_synthetic_f1", _synthetic_f1, "pcs", "higher", scope="types", **_PAIRS),
-        Metric("celltypist_accuracy", _celltypist_accuracy, "log", "floor", scope="types", optional=True, **_PAIRS),
+        Metric("label_accuracy", _label_accuracy, "pcs", "floor", scope="types", **_SHARES),
+        Metric("train_on_synthetic_f1", _synthetic_f1, "pcs", "higher", scope="types", **_SHARES),
+        Metric("celltypist_accuracy", _celltypist_accuracy, "log", "floor", scope="types", optional=True, **_SHARES),
         Metric("nearest_training_ratio", _nearest_training, "pcs", 1.0, scope="held out", **_PAIRS),
         Metric("membership_auc", _membership, "pcs", "lower", scope="held out", **_PAIRS),
+        Metric(
+            "membership_auc_donors",
+            _membership_donors,
+            "pcs",
+            "lower",
+            scope="donors",
+            sd=_auc_sd_by_donor,
+            **_PAIRS,
+        ),
     )
 }
 
 
-def choose(names: Sequence[str] | None, *, groupby: bool, train: bool, counts: bool) -> list[Metric]:
-    """Return the metrics of these names, or all that can be computed; without counts those that need none."""
-    given = {"groupby": groupby, "train": train}
+def choose(names: Sequence[str] | None, given: Mapping[str, bool], *, counts: bool) -> list[Metric]:
+    """Return the metrics of these names, or all that the given arguments allow; without counts those that need none."""
     if names is None:
         chosen = [x for x in METRICS.values() if not x.optional and all(given[need] for need in x.needs)]
     else:

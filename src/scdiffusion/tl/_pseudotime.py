@@ -75,7 +75,7 @@ def pseudotime(
     """
     if obs_key is not None and obs_key not in adata.obs:
         raise ValueError(f"adata.obs has no column {obs_key!r}.{did_you_mean(obs_key, adata.obs.columns)}")
-    cells = read({"real": adata, "generated": states}, None, layer).cells
+    cells = read({"real": adata, "generated": states}, None, layer, few_genes=True).cells
     n_components = min(N_COMPONENTS, min(cells["real"].log.shape) - 1)
     real, generated = reference_pca(cells["real"].log, cells["generated"].log, n_components=n_components)
     if obs_key is None:
