@@ -76,6 +76,7 @@ class TestCounts:
             (np.inf, "X holds infinite values"),
             (-np.inf, "X holds infinite values"),
             (-2.0, r"X holds negative values \(e.g. -2\)"),
+            (3e9, r"X holds values beyond int32 \(e.g. 3e\+09\)"),
             (1.38629, r"X holds non-integers \(e.g. 1.386\); .* pass layer='counts'"),
         ],
     )
@@ -92,6 +93,15 @@ class TestCounts:
         X[30, 3] = -1
         with pytest.raises(ValueError, match="negative values"):
             check_counts(sparse.csr_matrix(X), "X")
+
+    @pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.float32, np.float64])
+    def test_the_bound_is_that_of_int32(self, dtype):
+        X = make_counts(dtype=dtype)
+        X[30, 3] = 2**31 - 128  # a number that single precision has
+        check_counts(X, "X")
+        X[30, 3] = 2**31
+        with pytest.raises(ValueError, match="beyond int32"):
+            check_counts(X, "X")
 
     def test_refuses_what_is_no_number(self):
         with pytest.raises(ValueError, match="X holds object values"):
@@ -220,6 +230,10 @@ class TestWhereCountsAre:
 
 
 class TestAnnData:
+    def test_refuses_a_single_gene(self, raw):
+        with pytest.raises(ValueError, match="adata has 1 gene; a model needs 2 or more"):
+            check_anndata(raw[:, :1].copy())
+
     @pytest.mark.parametrize(
         ("given", "keys"),
         [

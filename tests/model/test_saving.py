@@ -7,7 +7,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from processes import DIES_AT_A_MOMENT, run
+from processes import DIES_AT_A_MOMENT, WRITES_NO_MORE_THAN, run
 
 import scdiffusion as scd
 from scdiffusion.model._saving import AtomicDirectory
@@ -66,6 +66,56 @@ def test_a_newer_format_says_to_upgrade(saved):
     torch.save({"weights": torch.zeros(3)}, saved / "model.pt")
     with pytest.raises(ValueError, match="not written by model.save"):
         scd.SCDiffusion.load(saved)
+
+
+def test_models_that_miss_a_part_are_refused(saved):
+    contents = torch.load(saved / "model.pt", weights_only=True)
+    attributes, weights = contents["attr_dict"], contents["model_state_dict"]
+    first = next(iter(weights))
+    damaged = [
+        *({key: value for key, value in contents.items() if key != name} for name in contents if name != "format"),
+        *(
+            {**contents, "attr_dict": {key: value for key, value in attributes.items() if key != name}}
+            for name in ("registry_", "init_params_")
+        ),
+        {**contents, "attr_dict": None},
+        {**contents, "model_state_dict": {name: weight for name, weight in weights.items() if name != first}},
+        {**contents, "model_state_dict": {**weights, first: torch.zeros(2, 3, 4)}},
+    ]
+    for wrong in damaged:
+        torch.save(wrong, saved / "model.pt")
+        with pytest.raises(ValueError, match=r"model\.pt is damaged.* Save the model again"):
+            scd.SCDiffusion.load(saved)
+    torch.save({**contents, "format": "x"}, saved / "model.pt")
+    with pytest.raises(ValueError, match="not written by model.save"):
+        scd.SCDiffusion.load(saved)
+
+
+def test_damaged_data_beside_a_model_are_named(saved, tmp_path):
+    scd.SCDiffusion.load(saved, scd.datasets.pbmc68k_reduced()).save(tmp_path / "both", save_anndata=True)
+    data = tmp_path / "both" / "adata.h5ad"
+    data.write_bytes(data.read_bytes()[:20_000])
+    with pytest.raises(ValueError, match=r"adata\.h5ad, the data beside the model, is damaged.*adata=False"):
+        scd.SCDiffusion.load(tmp_path / "both")
+    assert scd.SCDiffusion.load(tmp_path / "both", adata=False).is_trained_
+
+
+@pytest.mark.parametrize(("with_data", "n_bytes"), [(False, 10_000), (True, 200_000)])
+def test_a_full_disk_is_a_clear_error_and_leaves_the_model_before(saved, tmp_path, with_data, n_bytes):
+    before, told = (saved / "model.pt").read_bytes(), tmp_path / "told"
+    code = """
+import scdiffusion as scd
+model = scd.SCDiffusion.load(folder, scd.datasets.pbmc68k_reduced())
+try:
+    model.save(folder, overwrite=True, save_anndata=with_data)
+except OSError as error:
+    open(told, "w").write(str(error))
+"""
+    variables = {"folder": str(saved), "told": str(told), "with_data": with_data, "n_bytes": n_bytes}
+    assert run(WRITES_NO_MORE_THAN + code, **variables) == 0
+    assert f"Could not write {saved}" in told.read_text() and "Make room and save again" in told.read_text()
+    assert (saved / "model.pt").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "told"]
 
 
 def test_killed_while_saving_a_model_is_the_old_or_the_new_one(small_preset, saved, tmp_path):

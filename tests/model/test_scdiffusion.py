@@ -8,6 +8,7 @@ import torch
 import scdiffusion as scd
 from scdiffusion import metrics
 from scdiffusion.diffusion import DDIMSampler
+from scdiffusion.model._latents import _as_stored
 
 
 def tiny(adata, **setup) -> scd.SCDiffusion:
@@ -199,6 +200,14 @@ def test_library_size_can_be_given(trained):
     sizes = np.linspace(200, 4000, 50)
     drawn = np.asarray(trained.generate(50, library_size=sizes, rng=0).X.sum(1)).ravel()
     assert np.corrcoef(drawn, sizes)[0, 1] > 0.9
+
+
+def test_counts_beyond_int32_are_refused_and_never_negative(trained):
+    with pytest.raises(ValueError, match="library_size must be below 2,147,483,648 counts; got 1e[+]10"):
+        trained.generate(5, library_size=1e10)
+    with pytest.raises(ValueError, match="A count of .* was drawn, .* smaller library_size"):
+        _as_stored(torch.tensor([3.0, 2.0**31]), torch.int32)
+    assert _as_stored(torch.tensor([3.0, 2.0**31 - 128]), torch.int32).tolist() == [3, 2**31 - 128]
 
 
 def test_chunks_do_not_change_how_many_cells_of_what(trained):

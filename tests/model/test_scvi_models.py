@@ -1,5 +1,6 @@
 """Models made from trained scvi-tools models: what they decode is what those say, and how cells are asked for."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -360,6 +361,27 @@ def test_saved_directories(scvi_model, fit_scvi, cells, tmp_path):
         scd.SCDiffusion.from_scvi_model(tmp_path)
     with pytest.raises(ValueError, match="40 of the model's 100 genes are missing"):
         scd.SCDiffusion.from_scvi_model(tmp_path / "scvi", cells[:, :60].copy())
+
+
+def test_cells_that_do_not_fit_the_setup_are_refused(scvi_model, scvi_cells, tmp_path):
+    def without(column):
+        return ad.AnnData(obs=scvi_cells.obs.drop(columns=column), var=scvi_cells.var, layers=scvi_cells.layers)
+
+    def with_new(column):
+        cells = scvi_cells.copy()
+        cells.obs[column] = cells.obs[column].astype(str)
+        cells.obs.iloc[:5, cells.obs.columns.get_loc(column)] = "new"
+        return cells
+
+    scvi_model.save(tmp_path / "scvi")
+    keys = [ALL_KEYS["batch_key"], *ALL_KEYS["categorical_covariate_keys"]]
+    wrong = [(without(key), f"no column '{key}', which the model was set up with") for key in [*keys, "pct"]]
+    wrong += [(with_new(key), rf"\['{key}'\] holds 'new', which the model was not trained on") for key in keys]
+    wrong += [(ad.AnnData(scvi_cells.layers["counts"], scvi_cells.obs, scvi_cells.var), "layers has no 'counts'")]
+    for cells, message in wrong:
+        for source in (scvi_model, tmp_path / "scvi"):
+            with pytest.raises(ValueError, match=message):
+                scd.SCDiffusion.from_scvi_model(source, cells)
 
 
 def test_what_cannot_be_taken(scvi_model, fit_scvi, cells):

@@ -209,6 +209,52 @@ except OSError as error:
     assert_same(ad.read_h5ad(output), expected)
 
 
+@pytest.mark.parametrize("suffix", READ)
+def test_two_calls_at_once_never_mix(model, expected, tmp_path, suffix):
+    output = tmp_path / f"cells{suffix}"
+    stream = Stream(output)
+    with stream._held_by_rank_0():
+        with pytest.raises(OSError, match="Another call is writing .* Wait for it, or choose another output"):
+            model.generate(**REQUEST, output=output)
+    resume(model, output)
+    assert_same(READ[suffix](output), expected)
+    with pytest.raises(FileExistsError), stream._held_by_rank_0():
+        pytest.fail("the other call has finished meanwhile")
+
+
+def test_a_killed_call_lets_the_next_one_in(tmp_path):
+    code = """
+import os, signal
+from scdiffusion.model._streaming import Stream
+with Stream(output)._held_by_rank_0():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    output = str(tmp_path / "cells.zarr")
+    assert run(code, output=output) == -signal.SIGKILL
+    with Stream(output)._held_by_rank_0():
+        assert Path(f"{output}.partial").is_dir()
+
+
+def test_damaged_chunks_are_drawn_again(model, expected, tmp_path, monkeypatch):
+    output = tmp_path / "cells.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(**REQUEST, output=output)
+    for number, contents in ((1, b""), (2, Path(f"{output}.partial/chunk-0000002.h5ad").read_bytes()[:5000])):
+        Path(f"{output}.partial/chunk-000000{number}.h5ad").write_bytes(contents)
+    with pytest.warns(UserWarning, match="holds 4 of the 4 chunks.* 2 of them are damaged and drawn again"):
+        model.generate(**REQUEST, output=output)
+    assert_same(ad.read_zarr(output), expected)
+
+
+def test_a_damaged_note_of_the_call_is_refused_with_a_way_out(model, tmp_path, monkeypatch):
+    begin(model, tmp_path / "cells.zarr", monkeypatch, **REQUEST)
+    (tmp_path / "cells.zarr.partial" / "call.json").write_text("{")
+    with pytest.raises(ValueError, match=r"call.json, which says .* is damaged.*shutil.rmtree"):
+        model.generate(**REQUEST, output=tmp_path / "cells.zarr")
+
+
 def test_room_for_joining_is_looked_for_in_time(model, expected, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))

@@ -17,6 +17,8 @@ N_ROWS_TO_JUDGE_A_LAYER = 1_000
 CHUNK = 2**20
 # log(1 + x) of a cell scaled to a million counts stays below 14; more than this was never log-transformed
 MAX_LOG_VALUE = 30
+TOO_MANY = np.float32(2**31)  # counts are generated as int32
+MIN_FEATURES = 2
 KEEP_COUNTS = " Keep the counts before normalising, adata.layers['counts'] = adata.X.copy(), and pass layer='counts'."
 
 
@@ -31,6 +33,8 @@ def check_expression(adata: AnnData, layer: str | None, values: str) -> Any:
             "adata = adata.to_memory(), or store it cell by cell: scipy.sparse.csr_matrix(X)"
         )
     _CHECKS[values](X, _name_of(layer), adata)
+    if X.shape[1] < MIN_FEATURES:
+        raise ValueError(f"adata has {X.shape[1]} gene; a model needs {MIN_FEATURES} or more.")
     return X
 
 
@@ -49,7 +53,8 @@ def check_counts(X: Any, name: str, adata: AnnData | None = None) -> None:
     Raises
     ------
     ValueError
-        If ``X`` is empty; holds NaN, infinite, negative or non-integer values; or has cells without counts.
+        If ``X`` is empty; holds NaN, infinite, negative or non-integer values, or ones beyond int32; or has cells without
+        counts.
     """
     if X is None or 0 in X.shape:
         raise ValueError(f"{name} is empty.{_where_counts_are(adata, name)}")
@@ -126,13 +131,13 @@ def _name_of(layer: str | None) -> str:
 def _first_problem(X: np.ndarray | sparse.spmatrix) -> str | None:
     """Say what is the first value of ``X`` that cannot be a count, if there is one."""
     values = X.data[: X.nnz] if sparse.issparse(X) else X
-    if values.dtype.kind in "bu":
+    if values.dtype.kind == "b":
         return None
-    if values.dtype.kind not in "if":
+    if values.dtype.kind not in "uif":
         return f"{values.dtype} values"
     for chunk in _chunks(values):
         # Comparisons with NaN are false, so that NaN counts as bad here.
-        bad = ~((chunk >= 0) & (chunk == np.floor(chunk)) & (chunk < np.inf))
+        bad = ~((chunk >= 0) & (chunk == np.floor(chunk)) & (chunk < TOO_MANY))
         if bad.any():
             return _describe(chunk[bad][0])
     return None
@@ -149,6 +154,8 @@ def _describe(value: np.number) -> str:
         return "NaN"
     if np.isinf(value):
         return "infinite values"
+    if value >= TOO_MANY:
+        return f"values beyond int32 (e.g. {value:.4g})"
     return f"{'negative values' if value < 0 else 'non-integers'} (e.g. {value:.4g})"
 
 

@@ -139,7 +139,8 @@ class GenerationMixin:
         - `obs`: the conditions, with the categories of the training data; missing where left to the model or given as
           a profile. What the decoder must know, the batch and the covariates of a model that :meth:`from_scvi_model`
           made, is drawn from the training cells with the same conditions where it was left to the model. Guidance
-          leaves the batch alone.
+          leaves the batch alone. Names are `generated_0`, `generated_1` and so on: join the cells of several calls with
+          `anndata.concat(..., index_unique="-")`.
         - `var`: as in training.
         - `obsm["X_scdiffusion"]`: latents, `(n_cells, n_latent)`.
         - `uns["scdiffusion"]`: how the cells were generated; `"values"` says what `X` holds.
@@ -163,7 +164,7 @@ class GenerationMixin:
         FileExistsError
             If `output` exists.
         OSError
-            If `output` cannot be written. Finished chunks are kept.
+            If `output` cannot be written, or another call is writing it. Finished chunks are kept.
 
         Warns
         -----

@@ -16,6 +16,7 @@ from torch import Tensor
 from scdiffusion.model._composition import Plan
 from scdiffusion.model._conditions import read_conditions
 from scdiffusion.model._constants import Key
+from scdiffusion.model._expression_checks import TOO_MANY
 from scdiffusion.model._lazy import as_anndata
 from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.model._module import DECODING_BLOCK
@@ -261,9 +262,19 @@ class LatentMixin:
             per_cell = torch.bincount(cells, minlength=len(latents[rows]))
             indptr = np.concatenate([[0], per_cell.cumsum(0).cpu().numpy()])
             shape = (len(latents[rows]), self.module.autoencoder.n_genes)
-            entries = values.to(likelihood.dtype).cpu().numpy(), genes.to(torch.int32).cpu().numpy()
+            entries = _as_stored(values.cpu(), likelihood.dtype), genes.to(torch.int32).cpu().numpy()
             drawn.append(sp.csr_matrix((*entries, indptr), shape))
         return drawn
+
+
+def _as_stored(values: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """Values as they are stored; counts that do not fit would become negative."""
+    if not dtype.is_floating_point and not (values < float(TOO_MANY)).all():
+        raise ValueError(
+            f"A count of {values.max():.3g} was drawn, and counts are stored as int32. Give a smaller library_size, or "
+            "train on counts that are not scaled up."
+        )
+    return values.to(dtype).numpy()
 
 
 def _read_sizes(given: float | Sequence[float], n_cells: int, name: str) -> np.ndarray:
@@ -272,6 +283,8 @@ def _read_sizes(given: float | Sequence[float], n_cells: int, name: str) -> np.n
         raise ValueError(f"{name} must be one number or one per cell ({n_cells}); got shape {sizes.shape}.")
     if not (np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError(f"{name} must hold positive, finite numbers of counts.")
+    if (sizes >= TOO_MANY).any():
+        raise ValueError(f"{name} must be below {TOO_MANY:,.0f} counts; got {sizes.max():.3g}.")
     return np.broadcast_to(sizes, (n_cells,))
 
 

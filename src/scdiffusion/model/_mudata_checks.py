@@ -14,10 +14,8 @@ from scipy import sparse
 
 from scdiffusion.autoencoders import COUNTS
 from scdiffusion.model._checks import _check_names, check_conditions, check_continuous
-from scdiffusion.model._expression_checks import KEEP_COUNTS, check_counts, check_expression
+from scdiffusion.model._expression_checks import KEEP_COUNTS, MIN_FEATURES, check_counts, check_expression
 from scdiffusion.model._messages import did_you_mean, name_some
-
-MIN_FEATURES = 2
 
 
 def check_mudata(mdata: MuData, layers: Mapping[str, str | None], modalities: Mapping[str, str] | None) -> None:

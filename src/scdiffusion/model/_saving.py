@@ -8,7 +8,8 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from anndata import AnnData, read_h5ad
 from mudata import MuData
 from scvi.model._utils import parse_device_args
 
+from scdiffusion._writing import explaining_write_errors
 from scdiffusion.model._modalities import feature_names
 
 _MODEL_FILE = "model.pt"
 # Data beside a model, by the method it was set up with.
 _DATA_FILES = {"setup_anndata": ("adata.h5ad", read_h5ad), "setup_mudata": ("mdata.h5mu", mudata.read_h5mu)}
+_CONTENTS = ("version", "data", "model_state_dict", "var_names", "attr_dict")
 # Raised whenever an earlier version could not read what this one writes.
 _FORMAT = 1
 
@@ -60,6 +63,8 @@ class SavingMixin:
         ------
         ValueError
             If the directory exists and `overwrite` is not set, or the model has no data to save.
+        OSError
+            If it cannot be written. What was there is left as it was.
         """
         if save_anndata:
             self._require_data()
@@ -72,7 +77,11 @@ class SavingMixin:
             "var_names": [name for modality in self.modalities.values() for name in modality.features],
             "attr_dict": to_plain(attributes),
         }
-        with AtomicDirectory(dir_path, overwrite=overwrite) as folder:
+        remedy = "Make room and save again, or save to another disk. Nothing that was there has changed."
+        with (
+            AtomicDirectory(dir_path, overwrite=overwrite) as folder,
+            explaining_write_errors(dir_path, remedy),
+        ):
             torch.save(contents, folder / f"{prefix or ''}{_MODEL_FILE}")
             if save_anndata:
                 file, _ = _DATA_FILES[self.registry_["setup_method_name"]]
@@ -112,8 +121,8 @@ class SavingMixin:
         Raises
         ------
         ValueError
-            If there is no model in the directory; its file is damaged, holds anything but tensors and plain settings,
-            or was written by a newer version; or the genes of `adata` differ.
+            If there is no model in the directory; its file, or that of the data beside it, is damaged; it holds anything
+            but tensors and plain settings, or was written by a newer version; or the genes of `adata` differ.
 
         Warns
         -----
@@ -125,29 +134,31 @@ class SavingMixin:
             raise ValueError(f"There is no model at {path}. Give the directory that model.save(...) wrote.")
         _, _, device = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
         contents = _read_model_file(path)
-        attributes = from_plain(contents["attr_dict"])
-        registry, parameters = attributes.pop("registry_"), attributes.pop("init_params_")
-        if registry["model_name"] != cls.__name__:
-            raise ValueError(f"{path} holds a {registry['model_name']}, not a {cls.__name__}.")
-        setup = registry["setup_method_name"]
-        file, read = _DATA_FILES[setup]
+        with _damage_named(path):
+            attributes = from_plain(contents["attr_dict"])
+            registry, parameters = attributes.pop("registry_"), attributes.pop("init_params_")
+            if registry["model_name"] != cls.__name__:
+                raise ValueError(f"{path} holds a {registry['model_name']}, not a {cls.__name__}.")
+            setup = registry["setup_method_name"]
+            file, read = _DATA_FILES[setup]
         if adata is None and contents["data"] is not None:
             adata = _read_data_file(path.with_name(f"{prefix or ''}{file}"), read, contents["data"])
         if adata is None or adata is False:
             adata = None
         else:
-            remedy = "adata = adata[:, model.var_.index].copy(), or load without data: load(dir)."
+            remedy = "adata = adata[:, model.var_.index].copy(), or load without data: load(dir, adata=False)."
             check_genes(feature_names(adata, registry), contents["var_names"], remedy)
             getattr(cls, setup)(adata, source_registry=registry, **registry["setup_args"])
-        overrides = parameters["kwargs"]["overrides"]
-        model = cls(adata, registry=registry, **parameters["non_kwargs"], **overrides)
-        for name, value in attributes.items():
-            setattr(model, name, value)
-        for key, settings in model.classifiers_.items():
-            model.module.add_classifier(model.composition.keys.index(key), **settings)
-        if model.scorer_ is not None:
-            model.module.add_scorer(**model.scorer_["network"])
-        model.module.load_state_dict(contents["model_state_dict"])
+        with _damage_named(path):
+            overrides = parameters["kwargs"]["overrides"]
+            model = cls(adata, registry=registry, **parameters["non_kwargs"], **overrides)
+            for name, value in attributes.items():
+                setattr(model, name, value)
+            for key, settings in model.classifiers_.items():
+                model.module.add_classifier(model.composition.keys.index(key), **settings)
+            if model.scorer_ is not None:
+                model.module.add_scorer(**model.scorer_["network"])
+            model.module.load_state_dict(contents["model_state_dict"])
         model.to_device(device)
         model.module.eval()
         return model
@@ -165,22 +176,44 @@ def _read_model_file(path: Path) -> dict[str, Any]:
             "not written by model.save(...)."
         ) from error
     except Exception as error:
-        raise ValueError(
-            f"{path} is damaged, or was not written by model.save(...): {error}. Save the model again, or take a copy."
-        ) from error
-    if not isinstance(contents, dict) or "format" not in contents:
+        raise _damage(path, error) from error
+    if not isinstance(contents, dict) or not isinstance(contents.get("format"), int):
         raise ValueError(f"{path} was not written by model.save(...) of scdiffusion.")
     if contents["format"] > _FORMAT:
         raise ValueError(
-            f"{path} was written by scdiffusion {contents['version']}, which is newer than {version('scdiffusion')}. "
+            f"{path} was written by scdiffusion {contents.get('version')}, which is newer than {version('scdiffusion')}. "
             "Upgrade: pip install --upgrade scdiffusion"
         )
+    missing = [name for name in _CONTENTS if name not in contents]
+    if missing:
+        raise _damage(path, f"it has no {missing[0]!r}")
     return contents
+
+
+def _damage(path: Path, why: Any) -> ValueError:
+    return ValueError(
+        f"{path} is damaged, or was not written by model.save(...): {why}. Save the model again, or take a copy."
+    )
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Name the model file in what parts of it that are missing or do not fit lead to."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise _damage(path, repr(error)) from error
 
 
 def _read_data_file(path: Path, read: Callable[[Path], Any], uuid: str) -> AnnData | MuData | None:
     """The data that were saved together with a model, unless another save got in between."""
-    adata = read(path) if path.exists() else None
+    try:
+        adata = read(path) if path.exists() else None
+    except Exception as error:
+        raise ValueError(
+            f"{path}, the data beside the model, is damaged: {error}. Give the data, load(dir, adata=adata), or load the "
+            "model alone: load(dir, adata=False)."
+        ) from error
     if adata is None or adata.uns.get("_scvi_uuid") != uuid:
         warnings.warn(
             f"{path} is not what the model was saved with, and is left out. Give the data: load(dir, adata=adata).",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,8 @@ class ScviSource:
         self.borrowing = BORROWINGS[self.name]
         if not model.is_trained:
             raise ValueError(f"The {self.name} model is not trained yet: call model.train() first.")
-        adata = model.adata if adata is None else adata
+        is_given = adata is not None
+        adata = adata if is_given else model.adata
         if adata is None:
             raise ValueError(
                 f"The {self.name} model holds no cells to learn from: pass adata, those it was trained on."
@@ -96,6 +97,8 @@ class ScviSource:
                 f"The {self.name} model holds minified cells and cannot read others: leave adata out, or load it with "
                 f"them, {self.name}.load(dir, adata=adata)."
             )
+        if is_given:
+            _check_setup(adata, model.registry)
         self.adata = model._validate_anndata(adata)
         self.manager = model.get_anndata_manager(self.adata, required=True)
         self.setup: Mapping[str, Any] = model.registry["setup_args"]
@@ -234,6 +237,7 @@ def _load(path: Path, adata: AnnData | MuData | None) -> BaseModelClass:
         raise ValueError(f"No cells were saved in {path}: pass adata, the cells that the {name} model was trained on.")
     if adata is not None:
         _check_genes(adata, registry)
+        _check_setup(adata, registry)
     return getattr(scvi.model, name).load(str(path), adata=adata, accelerator="cpu")
 
 
@@ -247,6 +251,42 @@ def _check_genes(adata: AnnData | MuData, registry: Mapping[str, Any]) -> None:
     genes = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"]
     remedy = "adata = adata[:, list(model.get_var_names())].copy(), model being the scvi-tools model."
     check_genes(_rna(adata, registry).var_names.astype(str), [str(gene) for gene in genes], remedy)
+
+
+def _check_setup(adata: AnnData | MuData, registry: Mapping[str, Any]) -> None:
+    """Raise unless cells have what a model was set up with: its layer, its columns, and no categories but its own."""
+    layer, cells = registry["setup_args"].get("layer"), _rna(adata, registry)
+    if layer is not None and layer not in cells.layers:
+        raise ValueError(f"adata.layers has no {layer!r}, which the model reads.{did_you_mean(layer, cells.layers)}")
+    for field_name, column, categories in _columns(registry):
+        modality = registry["field_registries"][field_name]["data_registry"].get("mod_key")
+        obs = adata.obs if modality is None else adata[modality].obs
+        if column not in obs:
+            raise ValueError(
+                f"adata.obs has no column {column!r}, which the model was set up with. Add it, or leave adata out to use "
+                "the cells that the model was trained on."
+            )
+        new = [] if categories is None else [name for name in obs[column].dropna().unique() if name not in categories]
+        if new:
+            raise ValueError(
+                f"adata.obs[{column!r}] holds {name_some(new)}, which the model was not trained on; it knows "
+                f"{name_some(categories)}. Leave those cells out: adata = adata[~adata.obs[{column!r}].isin({new})].copy()"
+            )
+
+
+def _columns(registry: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Any] | None]]:
+    """Fields of a model that are read from `obs`: their columns, and the categories of those that have any."""
+    setup = registry["setup_args"]
+    states = {name: field["state_registry"] for name, field in registry["field_registries"].items()}
+    for name in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY):
+        if setup.get(f"{name}_key") is not None:
+            yield name, setup[f"{name}_key"], list(states[name]["categorical_mapping"])
+    for key in setup.get("categorical_covariate_keys") or ():
+        yield REGISTRY_KEYS.CAT_COVS_KEY, key, list(states[REGISTRY_KEYS.CAT_COVS_KEY]["mappings"][key])
+    for key in setup.get("continuous_covariate_keys") or ():
+        yield REGISTRY_KEYS.CONT_COVS_KEY, key, None
+    if setup.get("size_factor_key") is not None:
+        yield REGISTRY_KEYS.SIZE_FACTOR_KEY, setup["size_factor_key"], None
 
 
 def _rna(adata: AnnData | MuData, registry: Mapping[str, Any]) -> AnnData:

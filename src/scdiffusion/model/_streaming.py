@@ -9,9 +9,8 @@ import os
 import shutil
 import uuid
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,17 @@ import h5py
 import joblib
 import numpy as np
 import pandas as pd
-import zarr
 from anndata import AnnData, read_h5ad
-from anndata.io import read_elem, sparse_dataset, write_elem
+from anndata.io import sparse_dataset, write_elem
+from filelock import FileLock, Timeout
 
+from scdiffusion._writing import explaining_write_errors, whole_file
 from scdiffusion.model._constants import Key
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._ranks import meeting, rank_and_size
+from scdiffusion.model._stream_formats import FORMATS
 
-_CALL_FILE = "call.json"
+_CALL_FILE, _LOCK_FILE, _JOINED = "call.json", "lock", "joined"
 # Values in a chunk of an array on disk, so that it depends neither on the batch size nor on the number of genes.
 _STORED_TOGETHER = 2**17
 
@@ -37,7 +38,7 @@ class Stream:
 
     Chunks are kept in a folder beside it, `cells.zarr.partial`, as they are finished, together with what the call was.
     When all are there they are joined in that folder, and the result is moved to its name. A repeated call draws what
-    is missing. Several ranks share the chunks out among themselves.
+    is missing, but not while another one is at it. Several ranks share the chunks out among themselves.
 
     Parameters
     ----------
@@ -56,9 +57,9 @@ class Stream:
         self.output = Path(output)
         self.partial = self.output.with_name(f"{self.output.name}.partial")
         self.rank, self.n_ranks = rank_and_size()
-        if self.output.suffix not in _FORMATS:
-            raise ValueError(f"output must end in {' or '.join(_FORMATS)}; got {str(output)!r}.")
-        self._format = _FORMATS[self.output.suffix]()
+        if self.output.suffix not in FORMATS:
+            raise ValueError(f"output must end in {' or '.join(FORMATS)}; got {str(output)!r}.")
+        self._format = FORMATS[self.output.suffix]()
         self._refuse_existing()
 
     def entropy(self, rng: Any) -> Any:
@@ -102,14 +103,16 @@ class Stream:
         ValueError
             If there is unfinished work of another call.
         OSError
-            If the disk is full.
+            If the disk is full, or another call is writing there.
         """
-        self._begin({"seed": seed, **{name: joblib.hash(part) for name, part in call.items()}})
-        finished = sum(self._chunk(number).exists() for number in range(n_chunks))
-        if finished and self.rank == 0:
-            message = f"{self.partial} holds {finished} of the {n_chunks} chunks of this call: going on from there."
-            warnings.warn(message, UserWarning, stacklevel=3)
-        with meeting() as meet:
+        call = {"seed": seed, **{name: joblib.hash(part) for name, part in call.items()}}
+        with meeting() as meet, self._held_by_rank_0():
+            if self.rank > 0:
+                meet()
+            self._begin(call)
+            if self.rank == 0:
+                self._look_through(n_chunks)
+                meet()
             missing = [n for n in range(self.rank, n_chunks, self.n_ranks) if not self._chunk(n).exists()]
             for number, cells in zip(missing, draw(missing), strict=True):
                 with self._explaining_errors():
@@ -127,11 +130,36 @@ class Stream:
 
     def _unfinished_call(self) -> dict[str, Any] | None:
         path = self.partial / _CALL_FILE
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, which says what the unfinished call was, is damaged. Delete its folder to begin anew: "
+                f"import shutil; shutil.rmtree({str(self.partial)!r})"
+            ) from error
+
+    @contextmanager
+    def _held_by_rank_0(self) -> Iterator[None]:
+        """Keep other calls out for as long as this one takes; the system lets them in again if it is killed."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        if self.rank > 0:
+            yield
+            return
+        lock = FileLock(self.partial / _LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise OSError(
+                f"Another call is writing {self.output} at this moment. Wait for it, or choose another output."
+            ) from None
+        try:
+            self._refuse_existing()  # the other call may just have finished
+            yield
+        finally:
+            lock.release()
 
     def _begin(self, call: dict[str, Any]) -> None:
         """Write down what the call is, or check that it is the one that was begun."""
-        self.partial.mkdir(parents=True, exist_ok=True)
         begun = self._unfinished_call()
         if begun is None:
             _write_whole(self.partial / _CALL_FILE, json.dumps(call).encode())
@@ -142,6 +170,18 @@ class Stream:
                 f"{self.partial} holds unfinished work of another call, with another {name_some(other)}. Repeat that call "
                 f"to finish it, choose another output, or delete it: import shutil; shutil.rmtree({str(self.partial)!r})"
             )
+
+    def _look_through(self, n_chunks: int) -> None:
+        """Say how many chunks are there already, once those that cannot be read are gone."""
+        kept = [chunk for chunk in map(self._chunk, range(n_chunks)) if chunk.exists()]
+        damaged = [chunk for chunk in kept if not _is_readable(chunk)]
+        for chunk in damaged:
+            chunk.unlink()
+        if kept:
+            message = f"{self.partial} holds {len(kept)} of the {n_chunks} chunks of this call: going on from there."
+            if damaged:
+                message += f" {len(damaged)} of them are damaged and drawn again."
+            warnings.warn(message, UserWarning, stacklevel=4)
 
     def _chunk(self, number: int) -> Path:
         return self.partial / f"chunk-{number:07d}.h5ad"
@@ -155,8 +195,9 @@ class Stream:
     def _join(self, n_chunks: int, join_provenance: Callable[..., dict[str, Any]]) -> None:
         """Make one AnnData of all chunks, of which one at a time is in memory, and move it to its name."""
         chunks = [self._chunk(number) for number in range(n_chunks)]
-        joined = self.partial / f"joined{self.output.suffix}"
-        _remove(joined)
+        for left_over in self.partial.glob(f"{_JOINED}*"):
+            _remove(left_over)
+        joined = self.partial / f"{_JOINED}-{uuid.uuid4().hex}{self.output.suffix}"
         if self._format.must_fit:
             _require_room(self.partial, sum(chunk.stat().st_size for chunk in chunks))
         first = read_h5ad(chunks[0])
@@ -175,7 +216,7 @@ class Stream:
         # What is left after an interruption from here on is still the begun call, without some chunks.
         for chunk in chunks:
             chunk.unlink()
-        shutil.rmtree(self.partial)
+        shutil.rmtree(self.partial, ignore_errors=True)  # a call that is refused may be looking into it
 
     def _append(self, group: Any, cells: AnnData, *, is_first: bool) -> None:
         if is_first:
@@ -193,100 +234,24 @@ class Stream:
             stored.resize((n_before + len(values), values.shape[1]))
             stored[n_before:] = values
 
-    @contextmanager
-    def _explaining_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except FileExistsError:
-            raise
-        except (OSError, RuntimeError) as error:  # HDF5 raises both when the disk is full
-            raise OSError(
-                f"Could not write {self.output}: {error}. The chunks that are finished are safe in {self.partial}. "
-                "Is the disk full? Make room and repeat the call to go on."
-            ) from error
-
-
-class _Format(ABC):
-    """A format of AnnData on disk that can be extended cell by cell.
-
-    Attributes
-    ----------
-    compression, resizable
-        Keyword arguments with which an array is stored compressed, and with which a dense one can be extended.
-    must_fit
-        Whether to look for room on the disk beforehand, because the library does not survive a full one.
-    """
-
-    compression: dict[str, Any] = {}
-    resizable: dict[str, Any] = {}
-    must_fit = False
-
-    @abstractmethod
-    def write(self, cells: AnnData, path: Path) -> None:
-        """Write an AnnData."""
-
-    @abstractmethod
-    def extending(self, path: Path) -> Any:
-        """Context in which the group of a written AnnData is open to be extended."""
-
-    @abstractmethod
-    def group(self, path: Path) -> Any:
-        """The group of a written AnnData, to read."""
-
-    def open(self, path: Path) -> AnnData:
-        """A written AnnData, of which `X` and `obsm` stay on disk."""
-        group = self.group(path)
-        return AnnData(
-            sparse_dataset(group["X"]),
-            obs=read_elem(group["obs"]),
-            var=read_elem(group["var"]),
-            uns=read_elem(group["uns"]),
-            obsm={key: group["obsm"][key] for key in group["obsm"]},
-        )
-
-
-class _H5ad(_Format):
-    compression = {"compression": "gzip", "compression_opts": 1}
-    resizable = {"maxshape": (None, None)}
-    must_fit = True
-
-    def write(self, cells: AnnData, path: Path) -> None:
-        cells.write_h5ad(path)
-
-    def extending(self, path: Path) -> Any:
-        return h5py.File(path, "r+")
-
-    def group(self, path: Path) -> Any:
-        return h5py.File(path, "r")
-
-
-class _Zarr(_Format):
-    def write(self, cells: AnnData, path: Path) -> None:
-        cells.write_zarr(path)
-
-    @contextmanager
-    def extending(self, path: Path) -> Iterator[Any]:
-        yield zarr.open_group(path, mode="r+", use_consolidated=False)
-        zarr.consolidate_metadata(path)
-
-    def group(self, path: Path) -> Any:
-        return zarr.open_group(path, mode="r")
-
-
-_FORMATS: dict[str, type[_Format]] = {".h5ad": _H5ad, ".zarr": _Zarr}
+    def _explaining_errors(self) -> AbstractContextManager[None]:
+        remedy = f"Make room and repeat the call to go on. The chunks that are finished are safe in {self.partial}."
+        return explaining_write_errors(self.output, remedy)
 
 
 def _write_whole(path: Path, contents: bytes | memoryview) -> None:
-    """Write a file that is there under its name only when all of it is on disk."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(contents)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_readable(chunk: Path) -> bool:
     try:
-        with open(temporary, "wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        read_h5ad(chunk)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError):  # whatever the damage leads to
+        return False
+    return True
 
 
 def _require_room(folder: Path, n_bytes: int) -> None:

@@ -304,13 +304,15 @@ class TrainingMixin:
         patience: int | None,
         kwargs: dict[str, Any],
     ) -> None:
+        history = self.history_ or {}
+        # Not of classifiers, whose names have a second part: each is trained once.
+        stage.logged = {key: frame[key].to_dict() for key, frame in history.items() if key.split("_")[0] == stage.name}
         try:
-            history = fit_stage(
-                stage, train, validation, max_epochs=max_epochs, n_steps=n_steps, patience=patience, **kwargs
-            )
-        finally:
+            fit_stage(stage, train, validation, max_epochs=max_epochs, n_steps=n_steps, patience=patience, **kwargs)
+        finally:  # an interrupted stage keeps its best weights, and so its history
             self.module.eval()
-        self.history_ = {**(self.history_ or {}), **_append(self.history_ or {}, history)}
+            logged = {key: pd.Series(values, dtype=float).rename_axis("epoch") for key, values in stage.logged.items()}
+            self.history_ = {**history, **{key: values.to_frame(key) for key, values in logged.items()}}
 
     @torch.inference_mode()
     def _posteriors(self, expression: Expression, covariates: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -375,15 +377,3 @@ def _read_epochs(max_epochs: int | Mapping[str, int] | None, stages: Sequence[st
         if number is not None and (number != int(number) or number < 0):
             raise ValueError(f"max_epochs of the {stage} must be a whole number, 0 or more; got {number!r}.")
     return epochs
-
-
-def _append(history: dict[str, pd.DataFrame], new: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Put new epochs behind the earlier ones of the same metric."""
-    merged = {}
-    for key, frame in new.items():
-        frame = frame.astype(float)
-        if key in history:
-            frame = pd.concat([history[key], frame.set_axis(frame.index + history[key].index.max() + 1)])
-        frame.index.name = "epoch"
-        merged[key] = frame
-    return merged

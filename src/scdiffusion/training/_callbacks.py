@@ -59,13 +59,18 @@ class KeepBest(Callback):
 
 
 class History(Callback):
-    """Keeps what is logged with the stage, by epoch."""
+    """Keeps what is logged with the stage, by epoch, behind what it has logged before."""
+
+    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
+        """Count on from the last epoch, of an earlier training or of the checkpoint that is gone on with."""
+        last = max((epoch for values in stage.logged.values() for epoch in values), default=-1)
+        self.n_earlier = last + 1 - trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: Trainer, stage: LightningModule) -> None:
         """Add a row."""
         for key, value in trainer.callback_metrics.items():
             if key.startswith(stage.name):
-                stage.logged.setdefault(key, {})[trainer.current_epoch] = float(value)
+                stage.logged.setdefault(key, {})[self.n_earlier + trainer.current_epoch] = float(value)
 
 
 class Progress(Callback):

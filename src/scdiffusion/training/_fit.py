@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from ._callbacks import History, KeepBest, Progress
-from ._checkpoints import WholeCheckpoints
+from ._checkpoints import WholeCheckpoints, check_checkpoint
 from ._loaders import RandomLoader
 from ._stages import Stage
 
@@ -35,8 +34,8 @@ def fit_stage(
     logger: Logger | None = None,
     callbacks: list[Any] | None = None,
     **trainer_kwargs: Any,
-) -> dict[str, pd.DataFrame]:
-    """Train a stage, keep its best weights, and return its history.
+) -> None:
+    """Train a stage, keep its best weights, and log its history behind what the stage has logged before.
 
     Parameters
     ----------
@@ -58,9 +57,12 @@ def fit_stage(
     logger, callbacks, trainer_kwargs
         Passed on to :class:`~lightning.pytorch.Trainer`, beside our own. Of `enable_progress_bar`, False is heeded.
 
-    Returns
-    -------
-    Logged values by epoch, one data frame per metric, the same in all processes.
+    Raises
+    ------
+    ValueError
+        If there is a checkpoint that cannot be gone on with.
+    OSError
+        If a checkpoint cannot be written.
     """
     best = KeepBest(stage.validation_loss, patience, stage.least_gain)
     progress = trainer_kwargs.pop("enable_progress_bar", True) and progress
@@ -89,6 +91,8 @@ def fit_stage(
         train_batches.n_processes = trainer.world_size
         if max_epochs is None:
             trainer.fit_loop.max_epochs = math.ceil(n_steps / len(train_batches))
+        if resume_from is not None:
+            check_checkpoint(resume_from, stage, trainer.max_epochs)
         try:
             trainer.fit(stage, train_batches, validation_batches, ckpt_path=resume_from)
         except SystemExit as exit:  # what Lightning makes of Ctrl-C
@@ -96,7 +100,6 @@ def fit_stage(
         finally:
             best.restore(stage)
             stage.cpu()
-    return {key: pd.DataFrame({key: values}) for key, values in stage.logged.items()}
 
 
 @contextmanager
