@@ -1,0 +1,74 @@
+"""The benchmarks on a few cells: that they run, and compare what they say."""
+
+import importlib
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import scdiffusion as scd
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with one small dataset under the names that benchmarks look for."""
+    cells = scd.datasets.pbmc68k_reduced()
+    names = {"CD19+ B": "B", "CD14+ Monocyte": "monocyte", "CD56+ NK": "NK"}
+    obs = pd.DataFrame({"celltype": cells.obs["bulk_labels"].astype(str).map(names)}, index=cells.obs_names)
+    cells = ad.AnnData(cells.layers["counts"][:, :200].copy(), obs, cells.var.iloc[:200])[
+        obs["celltype"].notna()
+    ].copy()
+    cells.obs["split"] = np.resize(["train", "train", "test"], cells.n_obs)
+    cells.obs["cell_type"] = cells.obs["celltype"]
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("pbmc_facs_zheng", "kang_ctrl_12k"):
+        cells.write_h5ad(folder / f"{name}.h5ad")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Few steps, and no forests of a thousand trees."""
+    generate = scd.SCDiffusion.generate
+    monkeypatch.setattr(
+        scd.SCDiffusion, "generate", lambda *args, **kwargs: generate(*args, **{"n_steps": 3, **kwargs})
+    )
+    monkeypatch.setattr(scd.metrics, "random_forest_auc", scd.metrics.logistic_auc)
+
+
+TINY = ["--seeds", "0", "--max-epochs", "1"]
+
+
+def test_presets_get_the_time_of_the_default_for_all_they_train(script, data, monkeypatch, capsys):
+    presets = script("presets")
+    monkeypatch.setattr(presets, "MODELS", {name: presets.MODELS[name] for name in ("default", "scld")})
+    monkeypatch.setattr(scd.SCDiffusion, "train_scorer", None)  # it would draw cells outside that time
+    runs = presets.main([str(data), *TINY]).set_index("model")
+    assert list(runs.index) == ["training cells", "default", "scld"]
+    assert runs.loc["training cells", "RF AUC genes"] < runs.loc["scld", "RF AUC genes"]
+    assert "| training cells |" in capsys.readouterr().out
+
+
+def test_rows_are_kept_and_read_again(script, data, tmp_path):
+    steps, csv = script("steps"), tmp_path / "steps.csv"
+    runs = steps.main([str(data), *TINY, "--steps", "2", "--csv", str(csv)])
+    floor = runs.set_index("sampler").loc[steps.FLOOR]
+    assert floor["mmd"] < 0.05 and floor["rf"] < runs["rf"].max()
+    again = steps.main(["--csv", str(csv), "--figure", str(tmp_path / "steps.png")])
+    pd.testing.assert_frame_equal(again, runs)
+    assert (tmp_path / "steps.png").exists()
+
+
+def test_per_type(script, data):
+    runs = script("per_type").main([str(data), *TINY])
+    assert set(runs["cells"]) == {"B", "monocyte", "NK"} and runs["accuracy, real"].mean() > 0.7
