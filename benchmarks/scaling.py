@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import pandas as pd
 import scanpy as sc
 import zarr
 from anndata.io import read_elem, sparse_dataset, write_elem
+from own_process import peak_gb
 
 import scdiffusion as scd
 
@@ -75,8 +75,7 @@ def train(path: str, key: str, max_epochs: int | None) -> None:
         timed(stage, lambda: model.train({stage: max_epochs, other: 0}, progress=False))  # noqa: B023
     timed("encode", model.get_latent_representation)
     n_steps = {stage: len(model.history[f"{stage}_train_loss"]) for stage in ("autoencoder", "diffusion")}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"n_cells": adata.n_obs, **times, "peak_GiB": peak, "epochs": n_steps}))
+    print(json.dumps({"n_cells": adata.n_obs, **times, "peak_gb": peak_gb(), "epochs": n_steps}))
 
 
 def main() -> None:

@@ -72,3 +72,32 @@ def test_rows_are_kept_and_read_again(script, data, tmp_path):
 def test_per_type(script, data):
     runs = script("per_type").main([str(data), *TINY])
     assert set(runs["cells"]) == {"B", "monocyte", "NK"} and runs["accuracy, real"].mean() > 0.7
+
+
+def test_from_disk_against_from_memory(script, data, capsys):
+    runs = script("backed").main([str(data), *TINY]).set_index("cells").drop(columns="training, s")
+    assert list(runs.index) == ["in memory", "h5ad", "zarr"]
+    pd.testing.assert_series_equal(runs.loc["h5ad"], runs.loc["zarr"], check_names=False)
+    assert "| zarr | " in capsys.readouterr().out
+
+
+def test_training_time_against_that_of_the_papers_preset(script):
+    speed = script("speed")
+    (row,) = speed.measure_scld(speed.made_up_counts(200, 100), "celltype", 1, 1)
+    assert row["reference"].endswith("ms)") and float(row["ratio"].split()[0]) > 10
+
+
+def test_losses_that_differ_by_a_tenth(script):
+    losses = np.array([[2.0, 4.0], [2.0, 4.0]])
+    assert script("ranks").difference([2.2, 3.6], losses) == pytest.approx(0.1)
+
+
+def test_memory_is_that_of_the_process_alone(script, tmp_path):
+    own_process = script("own_process")
+    child = tmp_path / "child.py"
+    child.write_text(
+        f"import json, sys\nsys.path.insert(0, {str(FOLDER)!r})\nfrom own_process import peak_gb\n"
+        "before = peak_gb()\nx = b'x' * int(sys.argv[1])\nprint(json.dumps([before, peak_gb()]))"
+    )
+    before, after = own_process.told_by(str(child), 300_000_000)
+    assert before < 0.1 < own_process.peak_gb() and 0.3 <= after - before < 0.35
