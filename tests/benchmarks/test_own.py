@@ -101,3 +101,17 @@ def test_memory_is_that_of_the_process_alone(script, tmp_path):
     )
     before, after = own_process.told_by(str(child), 300_000_000)
     assert before < 0.1 < own_process.peak_gb() and 0.3 <= after - before < 0.35
+
+
+def test_what_cells_and_conditions_cost(script, data, tmp_path, capsys):
+    scaling, csv = script("scaling"), tmp_path / "scaling.csv"
+    cells = [str(data / "pbmc_facs_zheng.h5ad"), "celltype", "--max-epochs", "1", "--csv", str(csv), "--genes", "100"]
+    scaling.main([*cells, "--sizes", "100", "--n-keys", "2"])
+    run = pd.read_csv(csv)
+    assert (run[["autoencoder", "generate", "peak"]] > 0).all(
+        axis=None
+    ) and "| 100 | 100 | 2 |" in capsys.readouterr().out
+    held = run.assign(genes=2000, keys=1)
+    pd.concat([held, held.assign(cells=10), held.assign(genes=500), held.assign(keys=8)]).to_csv(csv)
+    scaling.main(["--csv", str(csv), "--figure", str(tmp_path / "scaling.png")])
+    assert (tmp_path / "scaling.png").exists()
