@@ -115,3 +115,15 @@ def test_what_cells_and_conditions_cost(script, data, tmp_path, capsys):
     pd.concat([held, held.assign(cells=10), held.assign(genes=500), held.assign(keys=8)]).to_csv(csv)
     scaling.main(["--csv", str(csv), "--figure", str(tmp_path / "scaling.png")])
     assert (tmp_path / "scaling.png").exists()
+
+
+def test_the_scale_of_guidance(script, data, tmp_path):
+    csv = tmp_path / "guidance.csv"
+    guidance = script("guidance")
+    runs = guidance.main([str(data), *TINY, "--scales", "-1", "4", "--csv", str(csv)])
+    accuracy = runs.set_index("scale")["accuracy"]
+    assert runs["cells"].tolist() == [guidance.FLOOR, "generated", "generated"] and accuracy[4] > accuracy[-1]
+    maps = pd.read_csv(csv.with_suffix(".umap.csv"))
+    assert maps.groupby("scale", dropna=False).size().nunique() == 1
+    guidance.main(["--csv", str(csv), "--figure", str(tmp_path / "guidance.png")])
+    assert (tmp_path / "guidance.png").exists()
