@@ -107,13 +107,17 @@ def draw(runs: pd.DataFrame, maps: pd.DataFrame, path: Path) -> None:
     ax.legend(frameon=False)
     colors = dict(zip(types, plt.colormaps["tab20"].colors, strict=False))
     real = maps[maps["cells"] == "real"]
+    size = np.clip(3000 / len(real), 1, 6)
     axes = below.subplots(-(-len(scales) // 3), 3, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes:
-        ax.set_axis_off()
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_color("0.85")
+    for ax in axes[len(scales) :]:
+        ax.remove()
     for ax, scale in zip(axes, scales, strict=False):
-        ax.scatter(real["x"], real["y"], s=1.5, color="0.85", linewidth=0)
+        ax.scatter(real["x"], real["y"], s=size, color="0.85", linewidth=0)
         for name, cells in maps[maps["scale"] == scale].groupby("type"):
-            ax.scatter(cells["x"], cells["y"], s=2, color=colors[name], linewidth=0, label=name)
+            ax.scatter(cells["x"], cells["y"], s=size, color=colors[name], linewidth=0, label=name)
         ax.set_title(f"$w = {scale:g}$", fontsize=9)
     handles = [plt.Line2D([], [], marker="o", linestyle="", markersize=4, color=colors[name]) for name in types]
     below.legend(handles, types, loc="outside right center", frameon=False, fontsize=8)
