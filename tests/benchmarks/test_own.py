@@ -103,6 +103,7 @@ def test_memory_is_that_of_the_process_alone(script, tmp_path):
     assert before < 0.1 < own_process.peak_gb() and 0.3 <= after - before < 0.35
 
 
+@pytest.mark.slow
 def test_what_cells_and_conditions_cost(script, data, tmp_path, capsys):
     scaling, csv = script("scaling"), tmp_path / "scaling.csv"
     cells = [str(data / "pbmc_facs_zheng.h5ad"), "celltype", "--max-epochs", "1", "--csv", str(csv), "--genes", "100"]
@@ -117,6 +118,7 @@ def test_what_cells_and_conditions_cost(script, data, tmp_path, capsys):
     assert (tmp_path / "scaling.png").exists()
 
 
+@pytest.mark.slow
 def test_the_scale_of_guidance(script, data, tmp_path):
     csv = tmp_path / "guidance.csv"
     guidance = script("guidance")
