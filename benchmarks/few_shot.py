@@ -69,7 +69,9 @@ def run(train: ad.AnnData, test: ad.AnnData, key: str, held_out: str, seed: int)
     n_cells = real.shape[0]
     for n in SIZES:
         given = of_type[:n]
-        neighbour = sp.csr_matrix(others.X[labels[labels != held_out] == nearest(others, labels[labels != held_out], given.X)])
+        neighbour = sp.csr_matrix(
+            others.X[labels[labels != held_out] == nearest(others, labels[labels != held_out], given.X)]
+        )
         sets = {
             FLOOR: of_type[n : n + n_cells].X,
             OURS: model.generate(n_cells, {key: given.copy()}, rng=seed).X,
@@ -123,7 +125,9 @@ def main() -> None:
     for name, table in pd.DataFrame(rows).groupby("dataset", sort=False):
         for n, of_size in table.groupby("given"):
             print(f"\n{name}, {n} cells given: means over types and seeds\n")
-            print(markdown(of_size.drop(columns=["dataset", "type", "seed", "given"]).groupby("cells", sort=False).mean()))
+            print(
+                markdown(of_size.drop(columns=["dataset", "type", "seed", "given"]).groupby("cells", sort=False).mean())
+            )
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def run(adata: ad.AnnData, stages: list[str], held_out: str, seed: int) -> pd.Da
 
 
 def markdown(table: pd.DataFrame, digits: int = 2) -> str:
-    lines = [[table.index.name, *table.columns], ["---"] * (table.shape[1] + 1)]
+    lines = [[str(name) for name in (table.index.name, *table.columns)], ["---"] * (table.shape[1] + 1)]
     lines += [
         [name, *(f"{value:.{digits}f}" for value in row)]
         for name, row in zip(table.index, table.to_numpy(), strict=True)

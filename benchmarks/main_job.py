@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -37,6 +39,46 @@ def split(adata: ad.AnnData, name: str, seed: int) -> tuple[ad.AnnData, ad.AnnDa
     if name == RESPLIT and seed > 0:
         is_train = np.random.default_rng(seed).permutation(is_train)
     return adata[is_train].copy(), adata[~is_train].copy()
+
+
+def parser_of(description: str, **defaults: Any) -> argparse.ArgumentParser:
+    """Of the benchmarks of one dataset, for :func:`over_seeds`."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="?", help="folder with the h5ad files; without it, --csv is read")
+    parser.add_argument("--dataset", choices=list(DATASETS), default="pbmc_facs_zheng")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--max-epochs", type=int, help="of each stage; by default the model's own")
+    parser.add_argument("--csv", type=Path, help="where every row is kept")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def over_seeds(
+    arguments: argparse.Namespace, run: Callable[[ad.AnnData, ad.AnnData, str, int, int | None], Iterable[dict]]
+) -> pd.DataFrame:
+    """Rows that `run(train, test, key, seed, max_epochs)` gives, kept as they come; or those that were kept."""
+    if not arguments.data:
+        return pd.read_csv(arguments.csv)
+    warnings.filterwarnings("ignore")
+    adata, rows = ad.read_h5ad(arguments.data / f"{arguments.dataset}.h5ad"), []
+    for seed in arguments.seeds:
+        sides = split(adata, arguments.dataset, seed)
+        for row in run(*sides, DATASETS[arguments.dataset], seed, arguments.max_epochs):
+            rows.append({**row, "seed": seed})
+            print(told(rows[-1]), flush=True)
+            if arguments.csv:
+                pd.DataFrame(rows).to_csv(arguments.csv, index=False)
+    return pd.DataFrame(rows)
+
+
+def told(row: dict[str, Any]) -> str:
+    return " ".join(f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
+
+
+def apart(n_train: int, n_test: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Training cells to compare with test cells, as many of them or half, and the others, for what is fitted."""
+    order, n_floor = rng.permutation(n_train), min(n_test, n_train // 2)
+    return order[:n_floor], order[n_floor:]
 
 
 def holds_counts(cells: ad.AnnData) -> bool:
@@ -158,7 +200,7 @@ def main() -> None:
         for seed in seeds:
             row = run(arguments.data, name, DATASETS[name], seed, arguments.ddpm)
             runs.append(row)
-            print(" ".join(f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
+            print(told(row), flush=True)
             if arguments.csv:
                 pd.DataFrame(runs).to_csv(arguments.csv, index=False)
     print(table(pd.DataFrame(runs)))

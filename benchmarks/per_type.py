@@ -9,17 +9,16 @@ beside that of training cells against test cells, at the same number of cells.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import warnings
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import anndata as ad
 import celltypist
 import numpy as np
 import pandas as pd
 from interpolation import markdown
-from main_job import DATASETS, LEAST_CELLS_PER_TYPE, log_of, split
+from main_job import LEAST_CELLS_PER_TYPE, log_of, over_seeds, parser_of
 
 import scdiffusion as scd
 from scdiffusion import metrics
@@ -51,11 +50,10 @@ def knn_auc(real: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> fl
     return float(np.mean([metrics.knn_auc(rng.permutation(real)[:n_cells], other[:n_cells], rng=i) for i in range(3)]))
 
 
-def run(adata: ad.AnnData, name: str, key: str, seed: int, **training) -> pd.DataFrame:
-    train, test = split(adata, name, seed)
+def run(train: ad.AnnData, test: ad.AnnData, key: str, seed: int, max_epochs: int | None) -> Iterator[dict[str, Any]]:
     scd.SCDiffusion.setup_anndata(train, condition_keys=key)
     model = scd.SCDiffusion(train, rng=seed)
-    model.train(progress=False, rng=seed, **training)
+    model.train(max_epochs, progress=False, rng=seed)
     generated = model.generate(obs_conditions={key: test.obs[key].value_counts().to_dict()}, rng=seed)
 
     rng = np.random.default_rng(seed)
@@ -67,20 +65,16 @@ def run(adata: ad.AnnData, name: str, key: str, seed: int, **training) -> pd.Dat
         log_of(train), *map(log_of, sets.values()), n_components=30, rng=seed
     )
     train_labels = train.obs[key].astype(str).to_numpy()
-    rows = []
     for cell_type in np.unique(labels["real"]):
         real = of_real[labels["real"] == cell_type]
-        rows.append(
-            {
-                "cells": cell_type,
-                "training cells": (train_labels == cell_type).sum(),
-                "accuracy, real": right["real"][labels["real"] == cell_type].mean(),
-                "accuracy, generated": right["generated"][labels["generated"] == cell_type].mean(),
-                "kNN AUC, generated": knn_auc(real, of_generated[labels["generated"] == cell_type], rng),
-                "kNN AUC, training": knn_auc(real, rng.permutation(of_train[train_labels == cell_type]), rng),
-            }
-        )
-    return pd.DataFrame(rows).assign(seed=seed)
+        yield {
+            "cells": cell_type,
+            "training cells": (train_labels == cell_type).sum(),
+            "accuracy, real": right["real"][labels["real"] == cell_type].mean(),
+            "accuracy, generated": right["generated"][labels["generated"] == cell_type].mean(),
+            "kNN AUC, generated": knn_auc(real, of_generated[labels["generated"] == cell_type], rng),
+            "kNN AUC, training": knn_auc(real, rng.permutation(of_train[train_labels == cell_type]), rng),
+        }
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
@@ -89,22 +83,10 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, table.mean().to_frame("mean").T]).rename_axis("cells")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder with the h5ad files")
-    parser.add_argument("--dataset", choices=list(DATASETS), default="pbmc_facs_zheng")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--csv", type=Path, help="where to keep every row")
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    adata = ad.read_h5ad(arguments.data / f"{arguments.dataset}.h5ad")
-    tables = []
-    for seed in arguments.seeds:
-        tables.append(run(adata, arguments.dataset, DATASETS[arguments.dataset], seed))
-        print(f"seed {seed} done", flush=True)
-        if arguments.csv:
-            pd.concat(tables).to_csv(arguments.csv, index=False)
-    print(markdown(summary(pd.concat(tables))))
+def main(argv: list[str] | None = None) -> pd.DataFrame:
+    runs = over_seeds(parser_of(__doc__).parse_args(argv), run)
+    print(markdown(summary(runs)))
+    return runs
 
 
 if __name__ == "__main__":

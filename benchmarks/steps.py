@@ -5,15 +5,14 @@
 
 One model per seed, trained on the training split; from it, as many cells as the test split has, by each sampler and
 number of steps. Random-forest AUC in 50 joint principal components, unbiased MMD in 30 fitted on training cells, and
-seconds. The second form draws the figure of a CSV that is there.
+seconds. Floor: training cells, others than those that the components are fitted on. The second form draws the figure of a CSV that is there.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from interpolation import markdown
-from main_job import DATASETS, forest_auc, split
+from main_job import apart, forest_auc, over_seeds, parser_of
 
 import scdiffusion as scd
 from scdiffusion import metrics
@@ -36,28 +35,27 @@ COLORS = dict(zip(["ddpm", "ddim", "euler", "dpmpp_2m"], ["0.55", "#d1495b", "#e
 
 
 def run(
-    adata: ad.AnnData, name: str, key: str, seed: int, steps: Sequence[int], **training: Any
+    train: ad.AnnData, test: ad.AnnData, key: str, seed: int, max_epochs: int | None, steps: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    train, test = split(adata, name, seed)
     scd.SCDiffusion.setup_anndata(train, condition_keys=key)
     model = scd.SCDiffusion(train, rng=seed)
-    model.train(progress=False, rng=seed, **training)
+    model.train(max_epochs, progress=False, rng=seed)
     log_train, real = (metrics.log_normalise(sp.csr_matrix(cells.X)) for cells in (train, test))
+    floor, reference = apart(train.n_obs, test.n_obs, np.random.default_rng(seed))
 
     def quality(other: sp.csr_matrix) -> dict[str, float]:
-        _, a, b = metrics.reference_pca(log_train, real, other, n_components=30, rng=seed)
+        _, a, b = metrics.reference_pca(log_train[reference], real, other, n_components=30, rng=seed)
         forest = forest_auc(*metrics.joint_pca(real, other, n_components=50))
         return {"rf": forest, "mmd": metrics.mmd_unbiased(a, b)}
 
-    rows = np.random.default_rng(seed).permutation(train.n_obs)[: test.n_obs]
-    yield {"sampler": FLOOR, "steps": 0, "seed": seed, "rf": forest_auc(real, log_train[rows])}
+    yield {"sampler": FLOOR, "steps": 0, **quality(log_train[floor])}
     for sampler in samplers:
         for n_steps in steps:
             start = time.perf_counter()
             cells = model.generate(test.n_obs, "observed", sampler=sampler, n_steps=n_steps, rng=seed)
             seconds = time.perf_counter() - start
             other = metrics.log_normalise(cells.X)
-            yield {"sampler": sampler, "steps": n_steps, "seed": seed, "seconds": seconds, **quality(other)}
+            yield {"sampler": sampler, "steps": n_steps, "seconds": seconds, **quality(other)}
 
 
 def draw(runs: pd.DataFrame, path: Path) -> None:
@@ -73,39 +71,25 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
         ax.set_xticks(sorted(runs["steps"].unique()), labels=sorted(runs["steps"].unique()), minor=False)
         ax.minorticks_off()
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].axhline(floor["rf"].mean(), color="black", linestyle=":", linewidth=1, label=FLOOR)
+        ax.axhline(floor[measure].mean(), color="black", linestyle=":", linewidth=1, label=FLOOR)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, nargs="?", help="folder with the h5ad files")
-    parser.add_argument("--dataset", choices=list(DATASETS), default="pbmc_facs_zheng")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+def main(argv: list[str] | None = None) -> pd.DataFrame:
+    parser = parser_of(__doc__, csv=Path("steps.csv"))
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
-    parser.add_argument("--csv", type=Path, default=Path("steps.csv"), help="where every row is kept")
     parser.add_argument("--figure", type=Path)
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    if arguments.data:
-        adata = ad.read_h5ad(arguments.data / f"{arguments.dataset}.h5ad")
-        rows = []
-        for seed in arguments.seeds:
-            for row in run(adata, arguments.dataset, DATASETS[arguments.dataset], seed, arguments.steps):
-                rows.append(row)
-                print(
-                    " ".join(f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True
-                )
-                pd.DataFrame(rows).to_csv(arguments.csv, index=False)
-    runs = pd.read_csv(arguments.csv)
+    arguments = parser.parse_args(argv)
+    runs = over_seeds(arguments, partial(run, steps=arguments.steps))
     for measure, label in MEASURES.items():
         print(f"\n{label}\n")
         table = runs.dropna(subset=measure).pivot_table(index="sampler", columns="steps", values=measure, sort=False)
-        print(markdown(table[sorted(table.columns)], digits=3))
+        print(markdown(table[sorted(table.columns)], digits=3).replace("nan", "-"))
     if arguments.figure:
         draw(runs, arguments.figure)
+    return runs
 
 
 if __name__ == "__main__":

@@ -77,7 +77,9 @@ def read(arguments: argparse.Namespace, *keys: str) -> ad.AnnData:
     kept = adata[np.asarray(detected.sum(1)).ravel() >= 10, np.asarray(detected.sum(0)).ravel() >= 3].copy()
     if missing:
         if not holds_counts(kept):
-            raise SystemExit(f"{arguments.path.name} has no obs column {LOUVAIN!r}, nor counts in X to find clusters in.")
+            raise SystemExit(
+                f"{arguments.path.name} has no obs column {LOUVAIN!r}, nor counts in X to find clusters in."
+            )
         scd.pp.cluster(kept, method="louvain", key_added=LOUVAIN, rng=arguments.seed)
     for key in keys:
         kept = kept[kept.obs[key].notna()].copy()

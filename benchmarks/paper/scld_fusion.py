@@ -8,8 +8,8 @@ Random-forest AUC in 50 joint principal components, with `preset="scld"` and eac
 from __future__ import annotations
 
 import pandas as pd
-from _shared import LOUVAIN, drawing, log_of, parser_of, read, show, some_of, trained
-from scld_realism import compare
+from _shared import drawing, log_of, show, trained
+from scld_realism import compare, read_sides
 
 #: RF AUC by fusion.
 PAPER = {
@@ -19,13 +19,7 @@ PAPER = {
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    parser = parser_of(__doc__, cluster=LOUVAIN)
-    parser.add_argument("--paper", choices=list(PAPER), default="PBMC", help="whose figures to print beside")
-    arguments = parser.parse_args(argv)
-    key = arguments.cluster_key
-    adata = read(arguments, key)
-    train, test = (adata[adata.obs["split"] == side].copy() for side in ("train", "test"))
-    real, rows = some_of(test, arguments.max_cells, arguments.seed), {}
+    (arguments, key, train, real), rows = read_sides(__doc__, argv), {}
     for fusion, paper in PAPER[arguments.paper].items():
         model = trained(train, arguments, [key], preset="scld", fusion=fusion)
         made = model.generate(real.n_obs, "observed", **drawing(arguments))

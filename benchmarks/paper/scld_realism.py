@@ -7,6 +7,9 @@ Cells are log-normalised; both figures are taken in 50 joint principal component
 
 from __future__ import annotations
 
+import argparse
+
+import anndata as ad
 import pandas as pd
 import scipy.sparse as sp
 from _shared import LOUVAIN, drawing, log_of, parser_of, read, show, some_of, trained
@@ -39,15 +42,19 @@ def compare(real: sp.csr_matrix, other: sp.csr_matrix) -> dict[str, float]:
     return {"RF AUC": metrics.random_forest_auc(a, b), "MMD": metrics.mmd_scld(a, b)}
 
 
-def main(argv: list[str] | None = None) -> pd.DataFrame:
-    parser = parser_of(__doc__, cluster=LOUVAIN)
+def read_sides(description: str, argv: list[str] | None) -> tuple[argparse.Namespace, str, ad.AnnData, ad.AnnData]:
+    """Arguments, the column of the clusters, training cells, and as many of the test cells as are compared."""
+    parser = parser_of(description, cluster=LOUVAIN)
     parser.add_argument("--paper", choices=list(PAPER), default="PBMC", help="whose figures to print beside")
     arguments = parser.parse_args(argv)
-    key = arguments.cluster_key
-    adata = read(arguments, key)
+    adata = read(arguments, arguments.cluster_key)
     train, test = (adata[adata.obs["split"] == side].copy() for side in ("train", "test"))
+    return arguments, arguments.cluster_key, train, some_of(test, arguments.max_cells, arguments.seed)
+
+
+def main(argv: list[str] | None = None) -> pd.DataFrame:
+    arguments, key, train, real = read_sides(__doc__, argv)
     model = trained(train, arguments, [key])
-    real = some_of(test, arguments.max_cells, arguments.seed)
     asked = {"ours": None, "ours + pre-guidance (clusters as observed)": "observed"}
     rows = {
         name: compare(log_of(real), log_of(model.generate(real.n_obs, conditions, **drawing(arguments))))
