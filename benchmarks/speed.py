@@ -144,6 +144,7 @@ def measure_scaling(adata: ad.AnnData, sizes: list[int], max_epochs: int, batch_
 def draw(model: str, output: str, n_cells: str, batch_size: str) -> None:
     """In a process of its own."""
     model = scd.SCDiffusion.load(model)
+    model.generate(300, rng=0)  # warm up
     start = time.perf_counter()
     model.generate(int(n_cells), rng=0, output=output, batch_size=int(batch_size))
     print(json.dumps({"seconds": time.perf_counter() - start, "peak_gb": peak_gb()}))
