@@ -48,6 +48,19 @@ def test_noise_has_no_components_beyond_the_least():
     assert count_components(counts, labels, np.random.default_rng(0), least=2) == (2, (0, 0))
 
 
+@pytest.mark.parametrize(("n_cells", "n_genes", "mean"), [(199, 100, 0.5), (60, 3, 3.0), (60, 2, 3.0)])
+def test_few_genes_that_hold_signal_make_few_components(n_cells, n_genes, mean):
+    """As many directions as reliable genes; asked for more, or for discriminants beyond them, there are no more."""
+    rng = np.random.default_rng(0)
+    counts = sp.csr_matrix(rng.poisson(mean, size=(n_cells, n_genes)).astype(np.float32))
+    labels = rng.integers(3, size=(n_cells, 1))
+    count_components(counts, labels, rng)
+    components = fit_components(counts, labels, 10, (2,), rng)
+    scores = components(normalise(counts, float(np.median(np.asarray(counts.sum(1))))))
+    assert np.isfinite(scores).all() and scores.shape[1] <= n_genes
+    np.testing.assert_allclose(scores.std(0), 1, rtol=0.05)
+
+
 def test_slopes_of_noise_are_shrunk_and_true_ones_are_not():
     counts, library, scores, slopes, _ = simulate()
     fitted = fit_means(counts, library, scores)[:, 1:].numpy()

@@ -19,6 +19,8 @@ _N_SPLITS = 3
 _N_CANDIDATES = 50
 # Starting values need no more cells than this.
 _N_CELLS = 5_000
+# Share of the largest or total variance, below which there is none but rounding.
+_LEAST_VARIANCE = 1e-6
 
 
 class LinearMap(NamedTuple):
@@ -26,6 +28,7 @@ class LinearMap(NamedTuple):
 
     weights: np.ndarray  # (n_genes, n_scores)
     offset: np.ndarray  # (n_scores,)
+    n_last: int = 0  # discriminants that were added last
 
     def __call__(self, x: sp.csr_matrix) -> np.ndarray:
         return x @ self.weights - self.offset
@@ -106,10 +109,14 @@ def fit_components(
 
 
 def _principal(x: sp.csr_matrix, weights: np.ndarray, n_components: int, rng: np.random.Generator) -> LinearMap:
-    n_components = min(n_components, min(x.shape) - 1)
+    if not weights.any():
+        weights = np.ones_like(weights)
+    n_components = min(n_components, np.count_nonzero(weights), min(x.shape) - 1)
     pca = PCA(n_components, svd_solver="arpack", random_state=int(rng.integers(2**31)))
     pca.fit(x @ sp.diags_array(weights))
-    axes = pca.components_.T / np.sqrt(pca.explained_variance_)
+    # Few reliable genes span few directions, and along the others nothing varies.
+    varies = pca.explained_variance_ > _LEAST_VARIANCE * pca.explained_variance_[0]
+    axes = pca.components_[varies].T / np.sqrt(pca.explained_variance_[varies])
     return LinearMap((axes * weights[:, None]).astype(np.float32), pca.mean_ @ axes)
 
 
@@ -125,12 +132,16 @@ def _with_discriminants(
     means = (indicator @ scores) / sizes  # (n_categories, n_candidates)
     within, _ = ledoit_wolf(scores - means[codes], assume_centered=True)
     between = (means * sizes).T @ means / len(codes)
-    _, axes = scipy.linalg.eigh(between, within)
+    ridge = _LEAST_VARIANCE * max(np.trace(within), _LEAST_VARIANCE) * np.eye(len(within))
+    _, axes = scipy.linalg.eigh(between, within + ridge)
     axes = axes[:, ::-1][:, :n]
-    axes = axes / (scores @ axes).std(0)
+    spread = (scores @ axes).std(0)
+    varies = spread > 0.5  # it is 1 within categories, but where the components leave nothing over
+    axes = axes[:, varies] / spread[varies]
     return LinearMap(
         np.hstack([components.weights, left_over.weights @ axes]).astype(np.float32),
         np.concatenate([components.offset, left_over.offset @ axes]),
+        axes.shape[1],
     )
 
 
@@ -168,9 +179,8 @@ def count_components(
     counts, labels = subsample(counts, labels, rng)
     n_held_out = max(counts.shape[0] // 5, 20)
     splits = [np.split(rng.permutation(counts.shape[0]), [n_held_out]) for _ in range(_N_SPLITS)]
-    contrasts = np.stack(
-        [_contrast(counts[fitted], counts[held_out], most, rng) for held_out, fitted in splits]
-    )  # (n_splits, n_components)
+    by_split = [_contrast(counts[fitted], counts[held_out], most, rng) for held_out, fitted in splits]
+    contrasts = np.stack([contrast[: min(map(len, by_split))] for contrast in by_split])  # (n_splits, n_components)
     above_noise = contrasts.mean(0) > 1 + _LEAST_CONTRAST * np.sqrt(2 / n_held_out)
     n_principal = int(np.clip(np.sum(above_noise), min(least, contrasts.shape[1]), most))
 
@@ -216,7 +226,7 @@ def _p_values(
         return np.empty(0)
     components = fit_components(counts[fitted], labels[fitted], n_principal, n_discriminant, rng)
     scores = components(normalise(counts[held_out], float(np.median(np.asarray(counts[fitted].sum(1))))))
-    n_known = scores.shape[1] - n_discriminant[-1]
+    n_known = scores.shape[1] - components.n_last
     known = np.column_stack([np.ones(len(scores)), scores[:, :n_known]])
     left_over = scores[:, n_known:] - known @ np.linalg.lstsq(known, scores[:, n_known:], rcond=None)[0]
     codes = labels[held_out, -1]

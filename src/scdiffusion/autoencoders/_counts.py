@@ -270,8 +270,9 @@ class CountAutoencoder(nn.Module):
         """
         generator = torch.Generator().manual_seed(seed)
         first, second = (self._encode_again(scores, counts, generator)[:, :n_scores].double() for _ in range(2))
-        noise = torch.cov((first - second).T) / 2
-        whiten = torch.linalg.inv(torch.linalg.cholesky(torch.cov(scores[:, :n_scores].T.double())))
+        noise = torch.atleast_2d(torch.cov((first - second).T)) / 2  # of a single score, a number
+        spread = torch.atleast_2d(torch.cov(scores[:, :n_scores].T.double()))
+        whiten = torch.linalg.inv(torch.linalg.cholesky(spread))
         share, axes = torch.linalg.eigh(whiten @ noise @ whiten.T)
         share, axes = share.clamp(*_NOISE_RANGE).float(), (whiten.T @ axes).float()  # scores @ axes has unit variance
         self.rotation.zero_()
