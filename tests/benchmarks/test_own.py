@@ -74,6 +74,12 @@ def test_per_type(script, data):
     assert set(runs["cells"]) == {"B", "monocyte", "NK"} and runs["accuracy, real"].mean() > 0.7
 
 
+def test_few_shot(script, data):
+    runs = script("few_shot").main([str(data), *TINY, "--types", "B"]).groupby("cells").mean(numeric_only=True)
+    floor, default = runs.index[0], runs.index[1]
+    assert runs.loc[floor, "energy"] < runs.loc[default, "energy"] < runs.loc["nearest type", "energy"]
+
+
 def test_from_disk_against_from_memory(script, data, capsys):
     runs = script("backed").main([str(data), *TINY]).set_index("cells").drop(columns="training, s")
     assert list(runs.index) == ["in memory", "h5ad", "zarr"]
