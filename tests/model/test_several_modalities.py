@@ -215,5 +215,5 @@ def test_says_what_to_do_about_what_is_for_one_modality(model, with_protein, mda
     for method in (model.get_latent_representation, model.refine):
         with pytest.raises(ValueError, match=r"mdata\['atac'\].X holds"):
             method(halves)
-    with pytest.raises(ValueError, match="mean_expression"):
+    with pytest.raises(ValueError, match="only a model of RNA alone"):
         model.generate(5, {"cell_type": mdata["rna"]})
