@@ -25,12 +25,12 @@ import scipy.sparse as sp
 import umap
 from interpolation import markdown
 from main_job import apart, label_accuracies, over_seeds, parser_of
+from steps import FLOOR, curve, floor_line
 
 import scdiffusion as scd
 from scdiffusion import metrics
 
 SCALES = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
-FLOOR = "training cells"
 MEASURES = {"accuracy": "accuracy of types", "coverage": "coverage", "lfc_slope": "slope of log-fold changes"}
 
 
@@ -97,13 +97,9 @@ def draw(runs: pd.DataFrame, maps: pd.DataFrame, path: Path) -> None:
     above, below = figure.subfigures(2, 1, height_ratios=[2.8, 2.6 * -(-len(scales) // 3)])
     floor = runs[runs["cells"] == FLOOR]
     for ax, (measure, label) in zip(above.subplots(1, 3), MEASURES.items(), strict=True):
-        by_scale = runs.groupby("scale")[measure]
-        mean, spread = by_scale.mean(), by_scale.std(ddof=0)
-        ax.plot(mean.index, mean, marker="o", markersize=3.5, color="#2b6f8f", label="generated")
-        ax.fill_between(mean.index, mean - spread, mean + spread, color="#2b6f8f", alpha=0.15, linewidth=0)
-        ax.axhline(floor[measure].mean(), color="black", linestyle=":", linewidth=1, label=FLOOR)
+        curve(ax, runs.groupby("scale")[measure], "#2b6f8f", "generated")
+        floor_line(ax, floor[measure].mean(), FLOOR)
         ax.set(xlabel="guidance_scale $w$", ylabel=label)
-        ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     colors = dict(zip(types, plt.colormaps["tab20"].colors, strict=False))
     real = maps[maps["cells"] == "real"]

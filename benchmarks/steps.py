@@ -23,6 +23,7 @@ import pandas as pd
 import scipy.sparse as sp
 from interpolation import markdown
 from main_job import apart, forest_auc, over_seeds, parser_of
+from matplotlib.axes import Axes
 
 import scdiffusion as scd
 from scdiffusion import metrics
@@ -58,20 +59,29 @@ def run(
             yield {"sampler": sampler, "steps": n_steps, "seconds": seconds, **quality(other)}
 
 
+def curve(ax: Axes, values: pd.api.typing.SeriesGroupBy, color: str, label: str) -> None:
+    """Means of groups, and a band of their standard deviations over seeds."""
+    mean, spread = values.mean(), values.std(ddof=0)
+    ax.plot(mean.index, mean, marker="o", markersize=3.5, color=color, label=label)
+    ax.fill_between(mean.index, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
+
+
+def floor_line(ax: Axes, value: float, label: str) -> None:
+    """Where training cells are, in a frame that is open above and to the right."""
+    ax.axhline(value, color="black", linestyle=":", linewidth=1, label=label)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def draw(runs: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.3), layout="constrained")
     floor, runs = runs[runs["sampler"] == FLOOR], runs[runs["sampler"] != FLOOR]
     for ax, (measure, label) in zip(axes, MEASURES.items(), strict=True):
         for sampler, rows in runs.groupby("sampler", sort=False):
-            by_steps = rows.groupby("steps")[measure]
-            mean, spread = by_steps.mean(), by_steps.std(ddof=0)
-            ax.plot(mean.index, mean, marker="o", markersize=3.5, color=COLORS[sampler], label=sampler)
-            ax.fill_between(mean.index, mean - spread, mean + spread, color=COLORS[sampler], alpha=0.15, linewidth=0)
+            curve(ax, rows.groupby("steps")[measure], COLORS[sampler], sampler)
         ax.set(xscale="log", xlabel="denoising steps", ylabel=label)
         ax.set_xticks(sorted(runs["steps"].unique()), labels=sorted(runs["steps"].unique()), minor=False)
         ax.minorticks_off()
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.axhline(floor[measure].mean(), color="black", linestyle=":", linewidth=1, label=FLOOR)
+        floor_line(ax, floor[measure].mean(), FLOOR)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

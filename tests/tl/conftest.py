@@ -1,10 +1,11 @@
-"""Cells of a simulated development, in which everything between the stages is known."""
+"""Cells of simulated types, and of a simulated development, in which everything between the stages is known."""
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from simulated_cells import simulate
 
 import scdiffusion as scd
 
@@ -32,6 +33,16 @@ def develop(n_cells: int, *, continuous: bool = False) -> ad.AnnData:
     )
     X = sp.csr_matrix(rng.poisson(np.exp(logs)).astype(np.float32))
     return ad.AnnData(X, obs, pd.DataFrame(index=[f"gene{i}" for i in range(N_GENES)]))
+
+
+@pytest.fixture(scope="module")
+def real() -> ad.AnnData:
+    return simulate(400, seed=1)
+
+
+@pytest.fixture(scope="module")
+def train() -> ad.AnnData:
+    return simulate(800, seed=2)
 
 
 @pytest.fixture(scope="session")

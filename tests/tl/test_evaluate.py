@@ -30,16 +30,6 @@ def shuffled(train: AnnData, seed: int, within: np.ndarray | None = None) -> Ann
 
 
 @pytest.fixture(scope="module")
-def real() -> AnnData:
-    return simulate(400, seed=1)
-
-
-@pytest.fixture(scope="module")
-def train() -> AnnData:
-    return simulate(800, seed=2)
-
-
-@pytest.fixture(scope="module")
 def tables(real, train) -> dict[str, pd.DataFrame]:
     """Tables of generators, from the best to the worst."""
     generators = {

@@ -7,16 +7,6 @@ from anndata import AnnData
 from simulated_cells import ONE, TYPES, by_metric, log_normalised, run, simulate
 
 
-@pytest.fixture(scope="module")
-def real() -> AnnData:
-    return simulate(400, seed=1)
-
-
-@pytest.fixture(scope="module")
-def train() -> AnnData:
-    return simulate(800, seed=2)
-
-
 def test_numbered_types_are_the_same_as_integers_floats_and_categories(real):
     generated = simulate(300, seed=3)
     as_text = run(real, generated, groupby="cell_type", metrics=ONE)

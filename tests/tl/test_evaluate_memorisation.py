@@ -9,16 +9,6 @@ from simulated_cells import N_GENES, ONE, by_metric, run, simulate
 from scdiffusion.tl._metric_table import choose
 
 
-@pytest.fixture(scope="module")
-def real() -> AnnData:
-    return simulate(400, seed=1)
-
-
-@pytest.fixture(scope="module")
-def train() -> AnnData:
-    return simulate(800, seed=2)
-
-
 def test_copies_of_training_cells_are_noticed(real, train):
     table = by_metric(
         run(real, train, train=train, metrics=["energy_distance", "nearest_training_ratio", "membership_auc"])
