@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from torch import Tensor
 
+from scdiffusion.autoencoders import Parameters
 from scdiffusion.model._composition import Plan
 from scdiffusion.model._conditions import read_conditions
 from scdiffusion.model._constants import Key
@@ -186,10 +187,7 @@ class LatentMixin:
         request = {**({} if batch is None else {self.batch_key: batch}), **(covariates or {})}
         told = self._covariates(self._typical_where_open(request, len(z)))
         told = None if told is None else told.to(z.device)
-        parts = [
-            self.module.decode(z[rows], log_library[rows], None if told is None else told[rows]).mean.cpu()
-            for rows in decoding_blocks(len(z))
-        ]
+        parts = [parameters.mean.cpu() for _, parameters in self._decode_blocks(z, log_library, told)]
         expected = torch.cat(parts).numpy() if parts else np.empty((0, self.module.autoencoder.n_genes), np.float32)
         return self._by_modality(expected)
 
@@ -239,6 +237,15 @@ class LatentMixin:
         log_given = torch.as_tensor(np.log(given), dtype=torch.float32, device=drawn.device)
         return torch.where(log_given.isnan(), drawn, log_given)
 
+    def _decode_blocks(
+        self, latents: Tensor, log_library: Tensor, covariates: Tensor | None
+    ) -> Iterator[tuple[int, Parameters]]:
+        """Numbers of cells, and distributions of their expression, of which only those of one block are there at a time."""
+        for start in range(0, len(latents), DECODING_BLOCK):
+            rows = slice(start, min(start + DECODING_BLOCK, len(latents)))
+            told = None if covariates is None else covariates[rows]
+            yield rows.stop - start, self.module.decode(latents[rows], log_library[rows], told)
+
     @torch.inference_mode()
     def _draw(
         self,
@@ -253,15 +260,13 @@ class LatentMixin:
         Genes' shares of the counts are as decoded, or multiplied by factors, whose logarithms are `(n_genes,)`.
         """
         drawn, likelihood = [], self.module.autoencoder.likelihood
-        for rows in decoding_blocks(len(latents)):
-            told = None if covariates is None else covariates[rows]
-            parameters = self.module.decode(latents[rows], log_library[rows], told)
+        for n_cells, parameters in self._decode_blocks(latents, log_library, covariates):
             if log_factors is not None:
                 parameters = parameters.reweighted(log_factors)
             cells, genes, values = likelihood.draw(parameters, generator)
-            per_cell = torch.bincount(cells, minlength=len(latents[rows]))
+            per_cell = torch.bincount(cells, minlength=n_cells)
             indptr = np.concatenate([[0], per_cell.cumsum(0).cpu().numpy()])
-            shape = (len(latents[rows]), self.module.autoencoder.n_genes)
+            shape = (n_cells, self.module.autoencoder.n_genes)
             entries = _as_stored(values.cpu(), likelihood.dtype), genes.to(torch.int32).cpu().numpy()
             drawn.append(sp.csr_matrix((*entries, indptr), shape))
         return drawn
@@ -286,11 +291,6 @@ def _read_sizes(given: float | Sequence[float], n_cells: int, name: str) -> np.n
     if (sizes >= TOO_MANY).any():
         raise ValueError(f"{name} must be below {TOO_MANY:,.0f} counts; got {sizes.max():.3g}.")
     return np.broadcast_to(sizes, (n_cells,))
-
-
-def decoding_blocks(n_cells: int) -> list[slice]:
-    """Rows that are decoded together."""
-    return [slice(start, min(start + DECODING_BLOCK, n_cells)) for start in range(0, n_cells, DECODING_BLOCK)]
 
 
 def _generator(rng: int | None, device: torch.device | str = "cpu") -> torch.Generator:

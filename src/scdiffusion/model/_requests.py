@@ -17,7 +17,6 @@ from scdiffusion.model._combinations import CombinationMeans, start_from_trained
 from scdiffusion.model._composition import Plan, TrainingComposition
 from scdiffusion.model._conditions import beyond_training, fill_from_training, read_conditions, unseen_combinations
 from scdiffusion.model._guidance import Methods, Scale, read_guidance
-from scdiffusion.model._latents import decoding_blocks
 from scdiffusion.model._messages import name_some
 from scdiffusion.model._profiles import read_cells, read_profile, take_profiles
 from scdiffusion.networks import AS_GIVEN, Conditions
@@ -61,8 +60,9 @@ class RequestMixin:
         """What is asked for; what was never trained on by way of what was, if it is shifted."""
         composition, setup = self.composition, self.registry_["setup_args"]
         obs_conditions, given = take_profiles(obs_conditions, self.var_.index, composition, self.covariate_keys, setup)
+        means = CombinationMeans.from_dict(self.combination_means_) if shifts_unseen else None
         examples = {
-            key: self._example(key, cells)
+            key: self._example(key, cells, means)
             for key, cells in given.items()
             if shifts_unseen and isinstance(cells, AnnData)
         }
@@ -84,10 +84,10 @@ class RequestMixin:
         for key, example in examples.items():
             drawn_as.codes[:, key] = example.code
         if shifts_unseen:
-            drawn_as, shift = start_from_trained(drawn_as, CombinationMeans.from_dict(self.combination_means_), rng)
+            drawn_as, shift = start_from_trained(drawn_as, means, rng)
         if examples:
-            shift = (0 if shift is None else shift) + sum(example.shift for example in examples.values())
-            shift = np.broadcast_to(shift, (len(drawn_as.codes), len(shift.T)))
+            to_given = sum(example.shift for example in examples.values())
+            shift = np.tile(to_given, (len(drawn_as.codes), 1)) if shift is None else shift + to_given
         _warn_of_extrapolation(asked, drawn_as, composition)
         filled = fill_from_training(drawn_as, composition, self.covariate_keys, rng)
         codes = filled.codes.copy()
@@ -100,7 +100,7 @@ class RequestMixin:
             self.module.conditions(torch.from_numpy(codes), torch.from_numpy(filled.values), profiles),
             [key for key, is_it in zip(composition.keys, is_asked, strict=True) if is_it],
             [composition.keys[key] for key in given],
-            None if shift is None else torch.from_numpy(shift.copy()),
+            None if shift is None else torch.from_numpy(shift),
             sum(factors) if factors else None,
         )
 
@@ -130,7 +130,7 @@ class RequestMixin:
         )
 
     @torch.inference_mode()
-    def _example(self, key: int, cells: AnnData) -> Example:
+    def _example(self, key: int, cells: AnnData, means: CombinationMeans) -> Example:
         r"""Learn from cells of a category that need not have been trained on how to draw more of them.
 
         Cells of the nearest trained category are shifted in the latents. What no shift can bring, because the genes of
@@ -145,16 +145,14 @@ class RequestMixin:
         told = self._covariates(self._typical_where_open(self._known_covariates(cells.obs), cells.n_obs))
         mean, _, log_library = self._posteriors(expression_source(expression), told)
         features = self.module.standardise(mean.to(self.device), log_library.to(self.device))
-        means = CombinationMeans.from_dict(self.combination_means_)
         code, shift = means.approach(key, features.double().cpu().numpy())
         if self.module.autoencoder.likelihood.values != COUNTS:
             return Example(code, shift, None)
-        observed, expected = torch.from_numpy(np.asarray(expression.sum(0), dtype=np.float32).ravel()), 0
-        latents = features[:, : mean.shape[1]]
-        for rows in decoding_blocks(len(latents)):
-            of_rows = None if told is None else told[rows].to(self.device)
-            decoded = self.module.decode(latents[rows], log_library[rows].to(self.device), of_rows)
-            expected = expected + decoded.mean.sum(0).cpu()
+        blocks = self._decode_blocks(
+            features[:, : mean.shape[1]], log_library.to(self.device), None if told is None else told.to(self.device)
+        )
+        expected = sum(parameters.mean.sum(0) for _, parameters in blocks).cpu()
+        observed = torch.from_numpy(np.asarray(expression.sum(0), dtype=np.float32).ravel())
         return Example(code, shift, torch.log((observed + 1) / (expected + 1)))
 
     def _known_covariates(self, obs: pd.DataFrame) -> dict[str, pd.Series]:
