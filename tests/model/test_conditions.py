@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from scdiffusion.model import _conditions
-from scdiffusion.model._composition import Plan, TrainingComposition
+from scdiffusion.model._composition import Plan, TrainingComposition, are_among
 from scdiffusion.model._conditions import beyond_training, unseen_combinations
 
 CATEGORIES = {"cell_type": ["B cell", "NK", "T cell"], "donor": ["101", "102"], "stim": ["False", "True"]}
@@ -318,6 +318,12 @@ class TestUnseenCombinations:
             {"cell_type": "NK", "donor": "102", "stim": "False"}
         ]
         assert unseen_combinations(np.array([[1, 1, -1], [1, -1, 0], [-1, 1, 0]]), composition) == []
+
+    def test_agrees_with_looking_at_each(self, rng):
+        known, asked = rng.integers(0, 4, size=(60, 4)), rng.integers(-1, 4, size=(500, 4))
+        seen = [((known == row) | (row < 0)).all(1).any() for row in asked]
+        assert 0.1 < np.mean(seen) < 0.9
+        np.testing.assert_array_equal(are_among(asked, known), seen)
 
     def test_a_category_without_cells(self):
         composition = TrainingComposition.from_codes({"x": ["a", "b", "left behind"]}, np.array([[0], [1]]))

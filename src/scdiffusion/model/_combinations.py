@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from torch import Tensor
 
-from scdiffusion.model._composition import Plan, unique_rows
+from scdiffusion.model._composition import Plan, are_among, unique_rows
 
 
 class Detour(NamedTuple):
@@ -57,10 +57,6 @@ class CombinationMeans:
     def from_dict(cls, settings: Mapping[str, Any]) -> CombinationMeans:
         """Rebuild the means that :meth:`to_dict` wrote."""
         return cls(**settings)
-
-    def include(self, codes: np.ndarray) -> bool:
-        """Whether a combination was trained on, -1 being any category."""
-        return tuple(codes.tolist()) in self._rows or bool(((self.codes == codes) | (codes < 0)).all(1).any())
 
     def shift(self, source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
         r"""What changes cells of one combination into another, estimated from all that differ in the same way.
@@ -183,8 +179,9 @@ def start_from_trained(plan: Plan, means: CombinationMeans, rng: np.random.Gener
     n_keys = means.codes.shape[1]
     codes, shifts = plan.codes.copy(), None
     first, group, _ = unique_rows(plan.codes[:, :n_keys])
-    for which, row in enumerate(plan.codes[first, :n_keys]):
-        if means.include(row) or (detour := means.detour(row)) is None:
+    rows = plan.codes[first, :n_keys]
+    for which in np.flatnonzero(~are_among(rows, means.codes)):
+        if (detour := means.detour(rows[which])) is None:
             continue
         shifts = np.zeros((len(codes), means.means.shape[1])) if shifts is None else shifts
         cells = np.flatnonzero(group == which)

@@ -170,6 +170,18 @@ def unique_rows(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return first, ids, counts
 
 
+def are_among(codes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return which rows agree with a known one in all that they do not leave to the model, shape ``(n_rows,)``."""
+    agree = np.zeros(len(codes), dtype=bool)
+    is_asked = codes >= 0
+    first, which, _ = unique_rows(is_asked)
+    for number, asked in enumerate(is_asked[first]):
+        rows = np.flatnonzero(which == number)
+        ids = unique_rows(np.concatenate([known, codes[rows]])[:, asked])[1]
+        agree[rows] = np.isin(ids[len(known) :], ids[: len(known)])
+    return agree
+
+
 def _spellings(category: Any) -> Iterator[str]:
     """How a value may be called in training: a gap turns a column of 101 into 101.0, for instance."""
     yield str(category)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scdiffusion.model._composition import Plan, TrainingComposition, is_whole, ranks_of, unique_rows
+from scdiffusion.model._composition import Plan, TrainingComposition, are_among, is_whole, ranks_of, unique_rows
 from scdiffusion.model._messages import did_you_mean
 from scdiffusion.networks import LEFT_TO_MODEL
 
@@ -83,10 +83,10 @@ def read_conditions(
 def unseen_combinations(codes: np.ndarray, composition: TrainingComposition) -> list[dict[str, str]]:
     """Return the combinations in a plan that no trained cell has, each once, without what is left to the model."""
     names = composition.categories
+    rows = codes[unique_rows(codes)[0]]
     return [
         {key: names[key][code] for key, code in zip(names, row, strict=True) if code >= 0}
-        for row in codes[unique_rows(codes)[0]]
-        if not _agrees_with(row, composition).any()
+        for row in rows[~are_among(rows, composition.combinations)]
     ]
 
 
