@@ -210,7 +210,7 @@ class Stream:
                 obs.append(cells.obs)
                 provenance.append(cells.uns[Key.PROVENANCE])
             write_elem(group, "obs", pd.concat(obs))
-            write_elem(group, f"uns/{Key.PROVENANCE}", join_provenance(provenance, [len(frame) for frame in obs]))
+            write_elem(group["uns"], Key.PROVENANCE, join_provenance(provenance, [len(frame) for frame in obs]))
         self._refuse_existing()
         os.replace(joined, self.output)
         # What is left after an interruption from here on is still the begun call, without some chunks.
@@ -225,7 +225,7 @@ class Stream:
             write_elem(group, "X", cells.X, dataset_kwargs=stored)
             for key, values in cells.obsm.items():
                 stored["chunks"] = (max(1, _STORED_TOGETHER // values.shape[1]), values.shape[1])
-                write_elem(group, f"obsm/{key}", values, dataset_kwargs=stored | self._format.resizable)
+                write_elem(group["obsm"], key, values, dataset_kwargs=stored | self._format.resizable)
             return
         sparse_dataset(group["X"]).append(cells.X)
         for key, values in cells.obsm.items():
