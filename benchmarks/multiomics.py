@@ -103,7 +103,6 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="where to keep every run")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    mudata.set_options(pull_on_update=False)
     runs = pd.DataFrame()
     for seed in arguments.seeds:
         runs = pd.concat([runs, run(arguments.data, seed)])

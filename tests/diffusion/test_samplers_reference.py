@@ -108,7 +108,7 @@ def test_euler(mixture, noise, schedule, n_steps):
     alpha, sigma = (c.tolist() for c in schedule.coefficients(timesteps))
     alpha, sigma = [*alpha, 1.0], [*sigma, 0.0]
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    scheduler.set_timesteps(sigmas=[s / (a + s) for a, s in zip(alpha, sigma, strict=True)][:-1])
+    scheduler.set_timesteps(sigmas=np.array([s / (a + s) for a, s in zip(alpha, sigma, strict=True)][:-1]))
     denoise, x = mixture.denoiser(schedule), noise(16)
 
     z, expected = x / (alpha[0] + sigma[0]), [x]

@@ -36,7 +36,8 @@ def remote(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", LocalApi)
     monkeypatch.setattr(huggingface_hub, "create_repo", lambda name, token, **_: folder.mkdir())
-    monkeypatch.setattr("scvi.hub._model.snapshot_download", snapshot_download)
+    monkeypatch.setattr("scvi.hub._model.snapshot_download", snapshot_download, raising=False)  # before 1.5
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     card = huggingface_hub.ModelCard
     monkeypatch.setattr(card, "push_to_hub", lambda self, repo_id, token: (folder / "README.md").write_text(str(self)))
     monkeypatch.setattr(card, "load", classmethod(lambda cls, repo_id: cls((folder / "README.md").read_text())))

@@ -5,12 +5,12 @@ import warnings
 import anndata as ad
 import pytest
 import scanpy as sc
+from strictness import warnings_are_errors
 
 
 @pytest.fixture(autouse=True)
-def warnings_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+def strictly():
+    with warnings_are_errors():
         # anndata's own advice on its default, whatever is written
         warnings.filterwarnings("ignore", "Writing zarr v2", UserWarning, module="anndata")
         yield
@@ -47,6 +47,5 @@ def test_sets_of_cells_are_joined_and_written(cells, small_preset, tmp_path):
 
 
 def test_writing_zarr_as_cells_are_generated_gives_no_warning_at_all(small_preset, tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings_are_errors():
         small_preset(None).generate(5, rng=0, output=tmp_path / "cells.zarr")

@@ -127,7 +127,7 @@ class TestKeeping:
         shares = cells.uns["scdiffusion"]["shares"]["bulk_labels"]
         assert shares.loc["CD34+"].tolist() == [0.5, 0] and shares.loc["CD14+ Monocyte"].tolist() == [0.5, 1]
         assert np.array_equal(
-            scored._category_dtype("bulk_labels").categories[drawn[0][:100, 0]], cells.obs["bulk_labels"]
+            scored._category_dtype("bulk_labels").categories[drawn[0][:100, 0].numpy()], cells.obs["bulk_labels"]
         )
 
     def test_a_library_size_per_cell_is_kept_to(self, scored):

@@ -67,7 +67,7 @@ def without_mid(development) -> scd.SCDiffusion:
         train, condition_keys=["stage", "donor"], batch_key="chip", continuous_condition_keys="time"
     )
     model = scd.SCDiffusion(train, n_latent=4, n_hidden=64, denoiser_hidden=64, denoiser_layers=2)
-    model.train(max_epochs={"autoencoder": 10, "diffusion": 12}, progress=False)
+    model.train(max_epochs={"autoencoder": 10, "diffusion": 30}, progress=False)
     model.train_classifier(["stage", "time"], max_epochs=5, classifier_kwargs={"n_hidden": 64}, progress=False)
     return model
 

@@ -1,5 +1,4 @@
 import matplotlib.pyplot as plt
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +6,7 @@ from anndata import AnnData
 from mudata import MuData
 
 import scdiffusion as scd
+from scdiffusion._compat import without_pulling
 
 METRICS = ["library_size", "gene_mean_error", "cross_correlation_error"]
 
@@ -21,7 +21,7 @@ def simulate(n_cells: int, seed: int, *, apart: bool = False) -> MuData:
     proteins = rng.poisson(np.exp(4 + 0.7 * signal * (np.arange(4) < 3)))
     obs = pd.DataFrame({"type": np.array(["A", "B"])[is_b]}, index=[f"cell{i}_{seed}" for i in range(n_cells)])
     parts = {"rna": (genes, "gene"), "adt": (proteins, "protein")}
-    with mudata.set_options(pull_on_update=False):
+    with without_pulling():
         mdata = MuData(
             {
                 name: AnnData(
@@ -62,7 +62,7 @@ def test_each_modality_is_compared_and_how_they_go_together(real):
 def test_donors_are_those_of_the_mudata(real):
     sides = [real.copy(), simulate(500, 2)]
     for first, side in enumerate(sides):
-        with mudata.set_options(pull_on_update=False):
+        with without_pulling():
             side.obs["donor"] = [f"{first}_{i % 5}" for i in range(side.n_obs)]
     kwargs = {"train": sides[1], "donor_key": "donor", "metrics": "membership_auc_donors", "n_splits": 2}
     table = scd.tl.evaluate(sides[0], simulate(500, 1), progress=False, baseline=False, **kwargs)

@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from scdiffusion._compat import named_layers
 from scdiffusion.autoencoders import COUNTS, LOG_NORMALISED
 from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.training import row_blocks
@@ -120,7 +121,7 @@ def _stored(adata: AnnData, layer: str | None) -> Any:
     if layer is None:
         return adata.X
     if layer not in adata.layers:
-        raise ValueError(f"adata.layers has no {layer!r}.{did_you_mean(layer, adata.layers)}")
+        raise ValueError(f"adata.layers has no {layer!r}.{did_you_mean(layer, named_layers(adata))}")
     return adata.layers[layer]
 
 
@@ -163,7 +164,7 @@ def _where_counts_are(adata: AnnData | None, not_in: str) -> str:
     """Name the places of ``adata`` that do hold counts, or how to keep them in a layer."""
     if adata is None:
         return KEEP_COUNTS
-    layers = [layer for layer in (None, *adata.layers) if _name_of(layer) != not_in]
+    layers = [layer for layer in (None, *named_layers(adata)) if _name_of(layer) != not_in]
     found = [f"layer={layer!r}" for layer in layers if looks_like_counts(_stored(adata, layer))]
     if found:
         return f" Pass {' or '.join(found)}."

@@ -14,6 +14,7 @@ from anndata.abc import CSRDataset
 from anndata.experimental import AnnCollection
 from scipy import sparse
 
+from scdiffusion._compat import named_layers
 from scdiffusion.training import expression_source
 
 # Setting up, training and encoding must all see the same object.
@@ -72,7 +73,7 @@ def as_anndata(adata: Any) -> Any:
 def _join(collection: AnnCollection) -> AnnData:
     parts = collection.adatas
     columns = [part.var_names.get_indexer(collection.var_names) for part in parts]
-    layers = reduce(set.intersection, (set(part.layers) for part in parts))
+    layers = reduce(set.intersection, (set(named_layers(part)) for part in parts))
     has_x = all(part.X is not None for part in parts)
     return AnnData(
         StackedMatrix([part.X for part in parts], columns) if has_x else None,

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import mudata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -15,6 +14,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.data.fields import MuDataCategoricalJointObsField, MuDataNumericalJointObsField
 
+from scdiffusion._compat import without_pulling
 from scdiffusion.autoencoders import COUNTS, MODALITIES
 from scdiffusion.model._constants import Key
 from scdiffusion.model._expression_checks import check_expression
@@ -273,7 +273,7 @@ class ModalitiesMixin:
                 )
             return AnnData(parts[first], obs=obs, var=self.var_.copy(), obsm=obsm, uns=uns)
         all_var = dict(zip(parts, [self.var_, *self.other_vars_.values()], strict=True))
-        with mudata.set_options(pull_on_update=False):
+        with without_pulling():
             mdata = MuData(
                 {name: AnnData(part, obs=obs.copy(), var=all_var[name].copy()) for name, part in parts.items()}
             )

@@ -351,7 +351,7 @@ class SCDiffusion(
         def registered(key: str, keys: Sequence[str], dtype: type) -> np.ndarray:
             if not keys:
                 return np.empty((manager.adata.n_obs, 0), dtype=dtype)
-            return np.asarray(manager.get_from_registry(key), dtype=dtype)
+            return np.array(manager.get_from_registry(key), dtype=dtype)
 
         return Plan(
             registered(Key.CONDITIONS, self._categories(), np.int64),

@@ -19,6 +19,7 @@ from scvi.data._utils import _get_adata_minify_type
 from scvi.model.base import BaseModelClass
 from scvi.module import VAE
 
+from scdiffusion._compat import named_layers
 from scdiffusion.autoencoders import COUNTS, LOG_NORMALISED, autoencoders
 from scdiffusion.model._constants import Key
 from scdiffusion.model._expression_checks import looks_like_counts
@@ -257,7 +258,9 @@ def _check_setup(adata: AnnData | MuData, registry: Mapping[str, Any]) -> None:
     """Raise unless cells have what a model was set up with: its layer, its columns, and no categories but its own."""
     layer, cells = registry["setup_args"].get("layer"), _rna(adata, registry)
     if layer is not None and layer not in cells.layers:
-        raise ValueError(f"adata.layers has no {layer!r}, which the model reads.{did_you_mean(layer, cells.layers)}")
+        raise ValueError(
+            f"adata.layers has no {layer!r}, which the model reads.{did_you_mean(layer, named_layers(cells))}"
+        )
     for field_name, column, categories in _columns(registry):
         modality = registry["field_registries"][field_name]["data_registry"].get("mod_key")
         obs = adata.obs if modality is None else adata[modality].obs

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import anndata
 import h5py
 import zarr
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset, write_elem
+
+from scdiffusion._compat import zarr_format
 
 
 class _Format(ABC):
@@ -71,13 +73,15 @@ class _H5ad(_Format):
 
 class _Zarr(_Format):
     def write(self, cells: AnnData, path: Path) -> None:
-        group = zarr.open_group(path, mode="w", zarr_format=anndata.settings.zarr_write_format)
+        group = zarr.open_group(path, mode="w", zarr_format=zarr_format())
         write_elem(group, "/", cells)
 
     @contextmanager
     def extending(self, path: Path) -> Iterator[Any]:
         yield zarr.open_group(path, mode="r+", use_consolidated=False)
-        zarr.consolidate_metadata(path)
+        with warnings.catch_warnings():  # as anndata does, where metadata are not yet part of the specification
+            warnings.filterwarnings("ignore", ".*[Cc]onsolidated metadata", UserWarning)
+            zarr.consolidate_metadata(path)
 
     def group(self, path: Path) -> Any:
         return zarr.open_group(path, mode="r")

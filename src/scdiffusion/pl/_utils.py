@@ -18,6 +18,7 @@ from scanpy import settings
 from scanpy.pl import palettes
 from scipy import sparse
 
+from scdiffusion._compat import named_layers
 from scdiffusion.metrics import log_normalise
 from scdiffusion.metrics._checks import MAX_NUMERIC_CATEGORIES, as_matrix, category_name
 from scdiffusion.model._messages import did_you_mean, name_some
@@ -52,7 +53,7 @@ def read_pair(
             raise TypeError(f"{name} must be an AnnData, not {type(adata).__name__}.")
         if not adata.var_names.is_unique:
             raise ValueError(f"{name}.var_names are not unique. Call {name}.var_names_make_unique() first.")
-    layers = dict.fromkeys(name for adata in sides.values() for name in adata.layers)
+    layers = dict.fromkeys(name for adata in sides.values() for name in named_layers(adata))
     if layer is not None and layer not in layers:
         raise ValueError(f"Neither side has a layer {layer!r}.{did_you_mean(layer, layers)}")
     genes = _shared_genes(sides)
@@ -215,12 +216,12 @@ def _shared_genes(sides: Mapping[str, AnnData]) -> pd.Index:
 
 def _expression(adata: AnnData, name: str, layer: str | None, counts: bool) -> np.ndarray | sparse.csr_matrix:
     adata = adata.to_memory() if adata.isbacked else adata
-    where = f"{name}.layers[{layer!r}]" if layer in adata.layers else f"{name}.X"
-    X = adata.layers[layer] if layer in adata.layers else adata.X
+    layers = named_layers(adata)
+    where, X = (f"{name}.layers[{layer!r}]", layers[layer]) if layer in layers else (f"{name}.X", adata.X)
     X = as_matrix(X, where, min_cells=1, allow_sparse=True)
     problem = _problem(X, counts)
     if problem:
-        others = [other for other, X in adata.layers.items() if other != layer and _is_integer(X)]
+        others = [other for other, X in layers.items() if other != layer and _is_integer(X)]
         hint = f" Pass layer={others[0]!r}." if others else ""
         raise ValueError(f"{where} holds {problem}.{hint}")
     return log_normalise(X) if not counts and _is_integer(X) else X

@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scdiffusion._compat import named_layers
 from scdiffusion.autoencoders import COUNTS, TARGET_SUM, normalise
 from scdiffusion.model._composition import TrainingComposition, is_whole
 from scdiffusion.model._constants import Key
@@ -110,7 +111,7 @@ def augment(
             f"adata has {adata.n_vars} genes, and not the {len(genes)} that the model was trained on. Bring them in line: "
             "adata = adata[:, model.var_.index].copy()."
         )
-    matrices = {None: adata.X, **adata.layers}
+    matrices = {None: adata.X, **named_layers(adata)}
     recipes = _recipes(matrices, adata, model)
     real = adata.copy()
     real.raw = None

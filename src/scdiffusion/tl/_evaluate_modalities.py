@@ -12,6 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from scdiffusion._compat import named_layers
 from scdiffusion.model._messages import did_you_mean, name_some
 from scdiffusion.tl._comparison import build_pools
 from scdiffusion.tl._evaluation_input import Cells, Input, read
@@ -99,7 +100,7 @@ def _part(mdata: MuData, modality: str, keys: Sequence[str | None]) -> AnnData:
     added = [key for key in keys if key is not None and key not in part.obs and key in mdata.obs]
     if not added:
         return part
-    return AnnData(part.X, obs=part.obs.join(mdata.obs[added]), var=part.var[[]], layers=dict(part.layers))
+    return AnnData(part.X, obs=part.obs.join(mdata.obs[added]), var=part.var[[]], layers=named_layers(part))
 
 
 def _side_by_side(a: Input, b: Input) -> Input:

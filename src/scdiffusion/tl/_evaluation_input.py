@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scdiffusion._compat import named_layers
 from scdiffusion.metrics import log_normalise
 from scdiffusion.metrics._checks import MAX_NUMERIC_CATEGORIES, category_name
 from scdiffusion.model._expression_checks import MAX_LOG_VALUE
@@ -165,7 +166,7 @@ def _matrix(name: str, adata: AnnData, layer: str | None, notes: list[str]) -> s
         if layer in adata.layers:
             X, where = adata.layers[layer], f"{name}.layers[{layer!r}]"
         elif name == "real" or X is None:
-            raise ValueError(f"{name}.layers has no {layer!r}.{did_you_mean(layer, adata.layers)}")
+            raise ValueError(f"{name}.layers has no {layer!r}.{did_you_mean(layer, named_layers(adata))}")
         else:
             notes.append(f"{name} has no layer {layer!r}: its X was used.")
     if X is None:

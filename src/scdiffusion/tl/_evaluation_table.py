@@ -100,7 +100,9 @@ def make_row(
 
 def make_table(rows: Sequence[Mapping[str, Any]], n_splits: int) -> pd.DataFrame:
     """The rows with their verdicts."""
-    return judge(pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(FIGURES, float)), n_splits)
+    return judge(
+        pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(FIGURES, float) | {"better": object}), n_splits
+    )
 
 
 def _types(cells: Cells) -> set[str]:

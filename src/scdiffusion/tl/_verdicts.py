@@ -28,7 +28,9 @@ def judge(table: pd.DataFrame, n_splits: int = 5) -> pd.DataFrame:
         ["within floor", "worse than floor", "between"],
         "worse than baseline",
     )
-    table["verdict"] = table["verdict"].astype(object).fillna("undefined").where(~np.isfinite(gap + tolerated), verdicts)
+    table["verdict"] = (
+        table["verdict"].astype(object).fillna("undefined").where(~np.isfinite(gap + tolerated), verdicts)
+    )
     return table
 
 
