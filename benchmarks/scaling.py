@@ -28,6 +28,7 @@ import pandas as pd
 import scanpy as sc
 import zarr
 from anndata.io import read_elem, sparse_dataset, write_elem
+from matplotlib.ticker import EngFormatter
 from own_process import peak_gb, told_by
 
 import scdiffusion as scd
@@ -122,7 +123,8 @@ def figure(runs: pd.DataFrame, path: Path) -> None:
         below.plot(rows.index, rows["peak"], marker="o", markersize=3.5, color="black")
         above.set(xscale="log", yscale="log")
         below.set(xlabel=VARIED[varied][0], ylim=(0, 1.1 * runs["peak"].max()))
-        below.set_xticks(rows.index, labels=[f"{value:,}" for value in rows.index], minor=False)
+        below.set_xticks(rows.index)
+        below.xaxis.set_major_formatter(EngFormatter(sep=""))
         below.minorticks_off()
         for ax in (above, below):
             ax.spines[["top", "right"]].set_visible(False)

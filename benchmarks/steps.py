@@ -24,6 +24,7 @@ import scipy.sparse as sp
 from interpolation import markdown
 from main_job import apart, forest_auc, over_seeds, parser_of
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
 
 import scdiffusion as scd
 from scdiffusion import metrics
@@ -79,7 +80,8 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
         for sampler, rows in runs.groupby("sampler", sort=False):
             curve(ax, rows.groupby("steps")[measure], COLORS[sampler], sampler)
         ax.set(xscale="log", xlabel="denoising steps", ylabel=label)
-        ax.set_xticks(sorted(runs["steps"].unique()), labels=sorted(runs["steps"].unique()), minor=False)
+        ax.set_xticks(sorted(runs["steps"].unique()))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.minorticks_off()
         floor_line(ax, floor[measure].mean(), FLOOR)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
