@@ -167,7 +167,7 @@ def test_guidance_sharpens_and_minus_one_is_unconditional(trained):
     request = {"n_cells": 200, "obs_conditions": {"bulk_labels": "CD34+"}, "rng": 0}
     plain, zero, strong, none = (
         trained.generate(**request, guidance=guidance, guidance_scale=scale).obsm["X_scdiffusion"]
-        for guidance, scale in [(None, None), ("classifier_free", 0), ("classifier_free", 3), ("classifier_free", -1)]
+        for guidance, scale in [("none", None), ("classifier_free", 0), ("classifier_free", 3), ("classifier_free", -1)]
     )
     np.testing.assert_allclose(zero, plain, atol=1e-4)
     centre = trained.generate(200, rng=0).obsm["X_scdiffusion"]
@@ -176,9 +176,20 @@ def test_guidance_sharpens_and_minus_one_is_unconditional(trained):
     assert away[0] > away[1]
 
 
+def test_a_little_guidance_is_the_default_and_its_scale_may_be_given_alone(trained):
+    request = {"n_cells": 20, "obs_conditions": {"bulk_labels": "CD34+"}, "rng": 0}
+    default, explicit, strong = (
+        trained.generate(**request, **settings)
+        for settings in ({}, {"guidance": "classifier_free", "guidance_scale": 0.15}, {"guidance_scale": 3})
+    )
+    assert (default.X != explicit.X).nnz == 0 and default.uns["scdiffusion"] == explicit.uns["scdiffusion"]
+    assert default.uns["scdiffusion"]["guidance_scale"] == 0.15 and strong.uns["scdiffusion"]["guidance_scale"] == 3
+    assert trained.generate(20, rng=0).uns["scdiffusion"]["guidance"] == "none"  # nothing is asked for
+
+
 def test_guidance_by_key_leaves_other_keys_alone(trained):
     request = {"obs_conditions": {"bulk_labels": "CD34+", "phase": "S"}, "n_cells": 20, "rng": 0}
-    plain = trained.generate(**request).obsm["X_scdiffusion"]
+    plain = trained.generate(**request, guidance="none").obsm["X_scdiffusion"]
     both = trained.generate(**request, guidance="classifier_free", guidance_scale={"bulk_labels": 0, "phase": 0})
     np.testing.assert_allclose(both.obsm["X_scdiffusion"], plain, atol=1e-5)
     one = trained.generate(**request, guidance="classifier_free", guidance_scale={"phase": 2})

@@ -69,6 +69,8 @@ def read_guidance(
     """
     if guidance is None:
         guidance = defaults["guidance"] if asked else NO_GUIDANCE
+        if scale is not None and isinstance(guidance, Mapping) and len(guidance) == 1:
+            (guidance,) = guidance  # the default's method, with another scale
     requests = _requests(guidance, scale)
     if not requests:
         for name, given in {"scale": scale, "interval": interval, "rescale": rescale or None}.items():

@@ -108,8 +108,8 @@ class SCDiffusion(
           conditions), `condition_hidden` (256); with mean expression `project_profiles`.
         - `denoiser` (`"mlp"`, `"skip_mlp"`, `"unet"`), `denoiser_hidden` (256), `denoiser_layers` (3),
           `denoiser_dropout` (0.1), `fusion` (`"add"`, `"concat"`, `"attention"`).
-        - `guidance` (`"none"`): what :meth:`generate` guides by unless told otherwise. Where that needs classifiers,
-          :meth:`train` trains them.
+        - `guidance` (`{"classifier_free": 0.15}`): what :meth:`generate` guides by unless told otherwise, a name, a dict
+          of names to scales, or `"none"`. Where that needs classifiers, :meth:`train` trains them.
         - `keep_top` (`"none"`): which share of what it draws :meth:`generate` keeps unless told otherwise. With a number,
           :meth:`train` trains the scorer.
 
