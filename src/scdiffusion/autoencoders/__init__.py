@@ -2,7 +2,7 @@
 
 from ._base import COUNTS, LOG_NORMALISED, Autoencoder, Likelihood, Parameters, autoencoders
 from ._borrowed import BorrowedAutoencoder, BorrowedTotalVI, NormalParameters, RectifiedNormal
-from ._components import count_components, normalise
+from ._components import are_reads, count_components, normalise
 from ._counts import CountAutoencoder
 from ._joint import JointLikelihood, JointParameters
 from ._likelihoods import (
@@ -50,6 +50,7 @@ __all__ = [
     "SCimilarityAutoencoder",
     "SquaredError",
     "ZeroInflatedNegativeBinomial",
+    "are_reads",
     "autoencoders",
     "count_components",
     "count_latents",

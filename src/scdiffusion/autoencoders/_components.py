@@ -21,6 +21,10 @@ _N_CANDIDATES = 50
 _N_CELLS = 5_000
 # Share of the largest or total variance, below which there is none but rounding.
 _LEAST_VARIANCE = 1e-6
+# Reads: where genes that few cells have show a single count in no more than this share of these.
+_LARGEST_SHARE_OF_ONES = 0.25
+_RARELY_DETECTED = (20, 0.3)  # cells, at least; share of cells, at most
+_LEAST_GENES = 50
 
 
 class LinearMap(NamedTuple):
@@ -55,6 +59,35 @@ def split_counts(counts: sp.csr_matrix, rng: np.random.Generator) -> tuple[sp.cs
     return half, (counts - half).tocsr()
 
 
+def are_reads(counts: sp.csr_matrix) -> bool:
+    """Whether counts are reads, of which each molecule gave many, and not molecules.
+
+    A gene that few cells have is there in one or two molecules, and a single count is then the most frequent one. Where
+    it is not, counts are of reads without unique molecular identifiers, as of Smart-seq2.
+    """
+    by_gene = counts.tocsc()
+    n_cells = np.diff(by_gene.indptr)
+    least, most = _RARELY_DETECTED
+    rare = np.flatnonzero((n_cells >= least) & (n_cells <= most * counts.shape[0]))
+    if len(rare) < _LEAST_GENES:
+        return False
+    ones = sp.csc_matrix((by_gene.data == 1, by_gene.indices, by_gene.indptr), shape=by_gene.shape)
+    return bool(np.median(np.asarray(ones[:, rare].sum(0)).ravel() / n_cells[rare]) <= _LARGEST_SHARE_OF_ONES)
+
+
+def reads_per_molecule(counts: sp.csr_matrix) -> np.ndarray:
+    """What a gene's counts are multiples of, float32 `(n_genes,)`: the median of those that are not zero, of reads; or 1.
+
+    Divided by it, counts scatter about as widely as those of molecules do :cite:p:`Townes2020`.
+    """
+    unit = np.ones(counts.shape[1], dtype=np.float32)
+    if are_reads(counts):
+        by_gene = counts.tocsc()
+        for gene in np.flatnonzero(np.diff(by_gene.indptr)):
+            unit[gene] = max(1, np.median(by_gene.data[by_gene.indptr[gene] : by_gene.indptr[gene + 1]]))
+    return unit
+
+
 def gene_weights(counts: sp.csr_matrix, rng: np.random.Generator) -> np.ndarray:
     """Each gene's reliability: the correlation of two halves of its counts over cells, `(n_genes,)`.
 
@@ -63,6 +96,10 @@ def gene_weights(counts: sp.csr_matrix, rng: np.random.Generator) -> np.ndarray:
     """
     if counts.max() <= 1:  # halves of a single count exclude each other
         return np.ones(counts.shape[1], dtype=np.float32)
+    unit = reads_per_molecule(counts)
+    if (unit > 1).any():
+        counts = (counts @ sp.diags_array(1 / unit)).tocsr()
+        counts.data = np.ceil(counts.data)
     scale = float(np.median(np.asarray(counts.sum(1)))) / 2
     first, second = (normalise(half, scale) for half in split_counts(counts, rng))
 

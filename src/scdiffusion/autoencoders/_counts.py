@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ._base import COUNTS, autoencoders
 from ._components import LinearMap, subsample
+from ._glm import fit_zero_inflation
 from ._likelihoods import CountLikelihood, CountParameters, likelihoods
 from ._scales import LibraryScale, Scale
 
@@ -21,6 +22,8 @@ DISPERSIONS = ("gene", "gene-batch", "gene-cell")
 _NOISE_RANGE = (0.001, 0.8)
 _N_CELLS_CALIBRATE = 10_000
 _LOG_BACKGROUND = -1.5  # a fifth, to start from
+# A gene's counts are then three thousand times as high where it is detected as on average.
+_MOST_ZERO_LOGIT = 8.0
 _BLOCK = 512
 
 
@@ -36,7 +39,7 @@ class CountAutoencoder(nn.Module):
     small and wide data too.
 
     Counts follow the chosen likelihood with mean :math:`\ell \cdot \mathrm{softmax}(f(z))`, where :math:`\ell` is the
-    library size of the cell :cite:p:`Lopez2018`. No layer uses batch statistics: how a cell is decoded never depends
+    library size of the cell :cite:p:`Lopez2018`; with zero inflation, the zeros are counted in. No layer uses batch statistics: how a cell is decoded never depends
     on the cells beside it.
 
     Parameters
@@ -114,7 +117,7 @@ class CountAutoencoder(nn.Module):
         self.decoder = _hidden_layers(n_hidden, n_layers, dropout)
         self.decoder_output = nn.Linear(n_hidden + n_latent, n_genes)
         self.decoder_batch = nn.Embedding(n_batches, n_genes) if n_batches else None
-        self.decoder_zero = nn.Linear(n_hidden, n_genes) if self.likelihood.has_zero_inflation else None
+        self.decoder_zero = nn.Linear(n_hidden + n_latent, n_genes) if self.likelihood.has_zero_inflation else None
         self.decoder_dispersion = nn.Linear(n_hidden, n_genes, bias=False) if self.dispersion == "gene-cell" else None
         if self.likelihood.has_background:
             self.log_background = nn.Parameter(torch.full((1, n_genes), _LOG_BACKGROUND))
@@ -171,15 +174,18 @@ class CountAutoencoder(nn.Module):
         scores = torch.cat([self._scores(self._normalised(x)) for x in _dense_blocks(counts)])
         known = scores.numpy()[:, :n_components]
         coefficients = torch.cat([scale.regress(part, known) for scale, part in parts])
-        slopes = self.decoder_output.weight[:, self.decoder_input.out_features :]  # a view
-        slopes.zero_()
-        slopes[:, :n_components] = coefficients[:, 1:]
-        self.decoder_output.bias.copy_(coefficients[:, 0])
+        _set_linear_path(self.decoder_output, coefficients, self.n_latent)
+        zeros = self._fit_zero_inflation(counts, scores, known)
         log_dispersion = self._fit_dispersions(counts, scores, None)
         if self.dispersion:
             self.log_dispersion.copy_(log_dispersion)
         axes = self._leave_room_for_noise(counts, scores, n_components, int(rng.integers(2**31)))
-        slopes[:, :n_components] = coefficients[:, 1:] @ torch.linalg.inv(axes).T
+        coefficients[:, 0] = self.decoder_output.bias
+        for layer, fitted in ((self.decoder_output, coefficients), (self.decoder_zero, zeros)):
+            if fitted is not None:
+                _set_linear_path(
+                    layer, torch.cat([fitted[:, :1], fitted[:, 1:] @ torch.linalg.inv(axes).T], dim=1), self.n_latent
+                )
         self.calibrate(counts, None, rng)
 
     def _fit_components(
@@ -217,16 +223,15 @@ class CountAutoencoder(nn.Module):
         batches = None if batch is None else torch.from_numpy(batch[cells])
         log_dispersion = self._fit_dispersions(counts, torch.cat(latents), batches)
         for columns, likelihood, _ in self._members():
-            if self.dispersion == "gene" and not likelihood.has_zero_inflation:
+            if self.dispersion == "gene" and not likelihood.has_background:
                 self.log_dispersion[:, columns] = log_dispersion[columns]
 
     def _fit_dispersions(self, counts: sp.csr_matrix, latents: Tensor, batch: Tensor | None) -> Tensor:
         """Set the intercepts to give each gene's total, and return its likeliest log dispersion, `(n_genes,)`."""
-        hidden = self.decoder(self.decoder_input(latents))
-        features = torch.cat([hidden, latents], dim=1)
+        features = self._features(latents)
         if batch is None and self.n_batches:
             batch = torch.zeros(len(latents), dtype=torch.long)
-        return torch.cat([self._fit_member(*member, counts, hidden, features, batch) for member in self._members()])
+        return torch.cat([self._fit_member(*member, counts, features, batch) for member in self._members()])
 
     def _fit_member(
         self,
@@ -234,27 +239,62 @@ class CountAutoencoder(nn.Module):
         likelihood: CountLikelihood,
         scale: Scale,
         counts: sp.csr_matrix,
-        hidden: Tensor,
         features: Tensor,
         batch: Tensor | None,
     ) -> Tensor:
         """The same of one member of the likelihood."""
+
+        def zero_logits(genes: slice) -> Tensor:
+            return self._zero_logits(features, columns)[:, genes]
+
+        def kept(genes: slice) -> Tensor:
+            if not likelihood.has_background:
+                return torch.ones(())
+            zero = zero_logits(genes)
+            background = self.log_background[:, columns][:, genes]
+            return CountParameters(torch.zeros_like(zero), None, zero, background).mean
+
+        shift, log_dispersion = scale.fit_dispersions(
+            counts[:, columns],
+            self._output_of(columns, features, batch),
+            kept,
+            zero_logits if likelihood.inflates_zeros else None,
+        )
+        self.decoder_output.bias[columns] += shift
+        return log_dispersion
+
+    def _fit_zero_inflation(self, counts: sp.csr_matrix, scores: Tensor, known: np.ndarray) -> Tensor | None:
+        """Start the zero inflation, where there is one, from a regression on the scores, which is returned too."""
+        if self.decoder_zero is None:
+            return None
+        features, coefficients = self._features(scores), torch.zeros(self.n_genes, 1 + known.shape[1])
+        coefficients[:, 0] = self.decoder_zero.bias
+        batch = torch.zeros(len(scores), dtype=torch.long) if self.n_batches else None  # all alike before training
+        for columns, likelihood, scale in self._members():
+            if likelihood.inflates_zeros:
+                means = scale.means(counts[:, columns], self._output_of(columns, features, batch))
+                coefficients[columns] = fit_zero_inflation(counts[:, columns], means, known)
+        _set_linear_path(self.decoder_zero, coefficients, self.n_latent)
+        return coefficients
+
+    def _output_of(self, columns: slice, features: Tensor, batch: Tensor | None) -> Callable[[slice, slice], Tensor]:
+        """What the decoder puts out for a range of a member's genes and of cells."""
         weight, bias = self.decoder_output.weight[columns], self.decoder_output.bias[columns]  # views
 
         def output(genes: slice, cells: slice) -> Tensor:
             values = F.linear(features[cells], weight[genes], bias[genes])
             return values if batch is None else values + self.decoder_batch.weight[:, columns][:, genes][batch[cells]]
 
-        def kept(genes: slice) -> Tensor:
-            if not likelihood.has_zero_inflation:
-                return torch.ones(())
-            zero = F.linear(hidden, self.decoder_zero.weight[columns][genes], self.decoder_zero.bias[columns][genes])
-            background = self.log_background[:, columns][:, genes] if likelihood.has_background else None
-            return CountParameters(torch.zeros_like(zero), None, zero, background).mean
+        return output
 
-        shift, log_dispersion = scale.fit_dispersions(counts[:, columns], output, kept)
-        bias += shift
-        return log_dispersion
+    def _features(self, latents: Tensor) -> Tensor:
+        """What the last layers read: the network's hidden units and the latents, `(n_cells, n_hidden + n_latent)`."""
+        return torch.cat([self.decoder(self.decoder_input(latents)), latents], dim=1)
+
+    def _zero_logits(self, features: Tensor, columns: slice = slice(None)) -> Tensor:
+        """Logits of zero inflation, or of a background, `(n_cells, n_genes)`."""
+        logits = F.linear(features, self.decoder_zero.weight[columns], self.decoder_zero.bias[columns])
+        return logits.float().clamp(max=_MOST_ZERO_LOGIT)
 
     def _leave_room_for_noise(self, counts: sp.csr_matrix, scores: Tensor, n_scores: int, seed: int) -> Tensor:
         r"""Turn scores, which hold the counts' noise, into a posterior of what lies behind them.
@@ -332,25 +372,27 @@ class CountAutoencoder(nn.Module):
         batch
             Batch codes, `(n_cells,)`; None where there are no batches.
         """
-        hidden = self.decoder(self.decoder_input(latents))
-        output = self.decoder_output(torch.cat([hidden, latents], dim=1))
+        features = self._features(latents)
+        output = self.decoder_output(features)
+        zero_logits = None if self.decoder_zero is None else self._zero_logits(features)
         log_dispersion = None
         if self.decoder_batch is not None:
             output = output + self.decoder_batch(batch)
         if self.dispersion:
             log_dispersion = self.log_dispersion[batch] if self.dispersion == "gene-batch" else self.log_dispersion
             if self.decoder_dispersion is not None:
-                log_dispersion = log_dispersion + self.decoder_dispersion(hidden).float()
+                log_dispersion = log_dispersion + self.decoder_dispersion(features[:, : -self.n_latent]).float()
         n_library = [int(scale.has_library_size) for scale in self.scales]
         sizes = library_size.log().reshape(len(latents), sum(n_library)).split(n_library, dim=1)
-        log_means = [
-            scale.log_mean(output[:, columns].float(), log_library)
-            for (columns, _, scale), log_library in zip(self._members(), sizes, strict=True)
-        ]
+        log_rates = []
+        for (columns, likelihood, scale), log_library in zip(self._members(), sizes, strict=True):
+            log_rates.append(scale.log_mean(output[:, columns].float(), log_library))
+            if likelihood.inflates_zeros:  # what is not an inflated zero makes up for those that are
+                log_rates[-1] = log_rates[-1] + F.softplus(zero_logits[:, columns])
         return CountParameters(
-            torch.cat(log_means, dim=1),
+            torch.cat(log_rates, dim=1),
             log_dispersion,
-            None if self.decoder_zero is None else self.decoder_zero(hidden).float(),
+            zero_logits,
             self.log_background if self.likelihood.has_background else None,
         )
 
@@ -367,6 +409,14 @@ def squash(scores: Tensor) -> Tensor:
     Cells of a rare type may lie ten standard deviations out on a component, where a log-linear decoder would explode.
     """
     return 2 * torch.asinh(scores / 2)
+
+
+def _set_linear_path(layer: nn.Linear, coefficients: Tensor, n_latent: int) -> None:
+    """Let a last layer read intercept and slopes, `(n_genes, 1 + n_scores)`, off the latents and nothing off the network."""
+    slopes = layer.weight[:, -n_latent:]  # a view
+    slopes.zero_()
+    slopes[:, : coefficients.shape[1] - 1] = coefficients[:, 1:]
+    layer.bias.copy_(coefficients[:, 0])
 
 
 def _dense_blocks(counts: sp.csr_matrix) -> Iterator[Tensor]:

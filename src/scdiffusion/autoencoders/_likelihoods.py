@@ -92,6 +92,11 @@ class CountLikelihood(Likelihood):
     largest = float("inf")  # count
 
     @property
+    def inflates_zeros(self) -> bool:
+        """Whether there are zeros beside those of the distribution itself, and no background in their place."""
+        return self.has_zero_inflation and not self.has_background
+
+    @property
     def members(self) -> tuple[tuple[slice, CountLikelihood], ...]:
         """Columns of each modality, and their likelihood: here all columns."""
         return ((slice(None), self),)

@@ -66,8 +66,16 @@ class Scale(nn.Module, ABC):
         """Intercept and slopes of the decoder's output on scores, `(n_genes, 1 + n_scores)`."""
 
     @abstractmethod
+    def means(self, counts: sp.csr_matrix, output: Callable[[slice, slice], Tensor]) -> Callable[[slice], Tensor]:
+        """Expected counts of a range of genes, of what :meth:`fit_dispersions` is given."""
+
+    @abstractmethod
     def fit_dispersions(
-        self, counts: sp.csr_matrix, output: Callable[[slice, slice], Tensor], kept: Callable[[slice], Tensor]
+        self,
+        counts: sp.csr_matrix,
+        output: Callable[[slice, slice], Tensor],
+        kept: Callable[[slice], Tensor],
+        zero_logits: Callable[[slice], Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         """Likeliest dispersions.
 
@@ -78,7 +86,9 @@ class Scale(nn.Module, ABC):
         output
             Gives what the decoder puts out for a range of genes and of cells.
         kept
-            Gives the share of a range of genes' counts that zero inflation leaves, broadcastable to all cells.
+            Gives the share of a range of genes' counts that a background leaves, broadcastable to all cells.
+        zero_logits
+            Gives the logits of zeros beyond the likelihood's own; None where there are none.
 
         Returns
         -------
@@ -125,15 +135,24 @@ class LibraryScale(Scale):
         """Poisson regression."""
         return fit_means(counts, _totals(counts), scores)
 
-    def fit_dispersions(
-        self, counts: sp.csr_matrix, output: Callable[[slice, slice], Tensor], kept: Callable[[slice], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Likeliest dispersions, where each gene has its total."""
+    def means(self, counts: sp.csr_matrix, output: Callable[[slice, slice], Tensor]) -> Callable[[slice], Tensor]:
+        """Shares of the totals of counts."""
         every, n_cells = slice(None), counts.shape[0]
         blocks = [slice(start, start + _BLOCK) for start in range(0, n_cells, _BLOCK)]
         total = torch.cat([output(every, cells).logsumexp(1) for cells in blocks])  # (n_cells,)
         offset = (torch.from_numpy(_totals(counts)).log() - total)[:, None]
-        return fit_dispersions(counts, lambda genes: torch.exp(output(genes, every) + offset) * kept(genes))
+        return lambda genes: torch.exp(output(genes, every) + offset)
+
+    def fit_dispersions(
+        self,
+        counts: sp.csr_matrix,
+        output: Callable[[slice, slice], Tensor],
+        kept: Callable[[slice], Tensor],
+        zero_logits: Callable[[slice], Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Likeliest dispersions, where each gene has its total."""
+        means = self.means(counts, output)
+        return fit_dispersions(counts, lambda genes: means(genes) * kept(genes), zero_logits)
 
 
 class PanelScale(Scale):
@@ -205,13 +224,22 @@ class PanelScale(Scale):
         x = self(torch.from_numpy(counts.toarray())).numpy()
         return torch.from_numpy(np.linalg.lstsq(design, x, rcond=None)[0].T).float()
 
-    def fit_dispersions(
-        self, counts: sp.csr_matrix, output: Callable[[slice, slice], Tensor], kept: Callable[[slice], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Likeliest dispersions; the output stays as it is, since adding to it would move the modes."""
+    def means(self, counts: sp.csr_matrix, output: Callable[[slice, slice], Tensor]) -> Callable[[slice], Tensor]:
+        """Counts that have the scores that are put out."""
         every = slice(None)
         mean = self.log_mean(output(every, every), torch.empty(0)).exp()
-        _, log_dispersion = fit_dispersions(counts, lambda genes: mean[:, genes] * kept(genes))
+        return lambda genes: mean[:, genes]
+
+    def fit_dispersions(
+        self,
+        counts: sp.csr_matrix,
+        output: Callable[[slice, slice], Tensor],
+        kept: Callable[[slice], Tensor],
+        zero_logits: Callable[[slice], Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Likeliest dispersions; the output stays as it is, since adding to it would move the modes."""
+        means = self.means(counts, output)
+        _, log_dispersion = fit_dispersions(counts, lambda genes: means(genes) * kept(genes), zero_logits)
         return torch.zeros_like(log_dispersion), log_dispersion
 
 

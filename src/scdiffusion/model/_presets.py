@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "n_discriminant": (),
             "n_hidden": 256,
             "n_layers": 1,
-            "likelihood": "nb",
+            "likelihood": None,  # by whether counts are of molecules or of reads
             "dispersion": "gene",
             "dropout": 0.3,
         },
