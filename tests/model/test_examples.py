@@ -98,8 +98,9 @@ def test_the_nearest_category_is_shifted_to_the_cells_as_far_as_they_are_many():
     np.testing.assert_array_equal(shift, 0.0)
 
 
-def test_reweighting_keeps_the_library_size():
-    parameters = CountParameters(torch.randn(3, 5))
+@pytest.mark.parametrize("zero_logits", [None, torch.linspace(-3, 3, 15).view(3, 5)])
+def test_reweighting_keeps_the_library_size(zero_logits):
+    parameters = CountParameters(torch.randn(3, 5), zero_logits=zero_logits)
     factors = torch.tensor([1.0, 3.0, 1.0, 1.0, 0.5])
     moved = parameters.reweighted(factors.log())
     torch.testing.assert_close(moved.mean.sum(1), parameters.mean.sum(1))

@@ -63,10 +63,10 @@ class CountParameters:
         )
 
     def reweighted(self, log_factors: Tensor) -> CountParameters:
-        """The same library sizes, of which each gene's share is multiplied by a factor, `(n_genes,)`."""
-        log_rate = self.log_rate + log_factors
-        gained = log_rate.logsumexp(1, keepdim=True) - self.log_rate.logsumexp(1, keepdim=True)
-        return replace(self, log_rate=log_rate - gained)
+        """The same expected totals, of which each gene's share is multiplied by a factor, `(n_genes,)`."""
+        log_mean = self.log_rate if self.zero_logits is None else self.log_rate + F.logsigmoid(-self.zero_logits)
+        gained = (log_mean + log_factors).logsumexp(1, keepdim=True) - log_mean.logsumexp(1, keepdim=True)
+        return replace(self, log_rate=self.log_rate + log_factors - gained)
 
     def at(self, rows: Tensor, columns: Tensor) -> CountParameters:
         """The parameters of single entries, each `(n_entries,)`."""
