@@ -104,7 +104,7 @@ def compare(real: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> di
     return {
         "energy": metrics.energy_distance(real, other, unbiased=True),
         "mmd": metrics.mmd_unbiased(real, other),
-        "lisi": metrics.lisi(mixed, np.repeat(["real", "other"], n_cells)),
+        "lisi": metrics.lisi(mixed, np.repeat(["real", "other"], n_cells), perplexity=min(30, 2 * n_cells // 3)),
     }
 
 
