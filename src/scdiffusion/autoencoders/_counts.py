@@ -39,8 +39,8 @@ class CountAutoencoder(nn.Module):
     small and wide data too.
 
     Counts follow the chosen likelihood with mean :math:`\ell \cdot \mathrm{softmax}(f(z))`, where :math:`\ell` is the
-    library size of the cell :cite:p:`Lopez2018`; with zero inflation, the zeros are counted in. No layer uses batch statistics: how a cell is decoded never depends
-    on the cells beside it.
+    library size of the cell :cite:p:`Lopez2018`; with zero inflation, the zeros are counted in. No layer uses batch
+    statistics: how a cell is decoded never depends on the cells beside it.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ class CountAutoencoder(nn.Module):
         """The same of one member of the likelihood."""
 
         def zero_logits(genes: slice) -> Tensor:
-            return self._zero_logits(features, columns)[:, genes]
+            return self._zero_logits(features, columns, genes)
 
         def kept(genes: slice) -> Tensor:
             if not likelihood.has_background:
@@ -291,9 +291,10 @@ class CountAutoencoder(nn.Module):
         """What the last layers read: the network's hidden units and the latents, `(n_cells, n_hidden + n_latent)`."""
         return torch.cat([self.decoder(self.decoder_input(latents)), latents], dim=1)
 
-    def _zero_logits(self, features: Tensor, columns: slice = slice(None)) -> Tensor:
-        """Logits of zero inflation, or of a background, `(n_cells, n_genes)`."""
-        logits = F.linear(features, self.decoder_zero.weight[columns], self.decoder_zero.bias[columns])
+    def _zero_logits(self, features: Tensor, columns: slice = slice(None), genes: slice = slice(None)) -> Tensor:
+        """Logits of zero inflation, or of a background, of some of a member's genes, `(n_cells, n_genes)`."""
+        weight, bias = self.decoder_zero.weight[columns][genes], self.decoder_zero.bias[columns][genes]
+        logits = F.linear(features, weight, bias)
         return logits.float().clamp(max=_MOST_ZERO_LOGIT)
 
     def _leave_room_for_noise(self, counts: sp.csr_matrix, scores: Tensor, n_scores: int, seed: int) -> Tensor:
